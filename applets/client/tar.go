@@ -1,0 +1,105 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/hyperfleet/init/applets/wire"
+)
+
+// A TarResult is what became of an archive.
+type TarResult = wire.TarResult
+
+// TarGetOptions change what [Client.TarGet] does.
+type TarGetOptions struct {
+	// Top puts the last component of the path before all names. Without it they
+	// are relative to the directory, which itself is "./".
+	Top           bool
+	Gzip          bool     // compress the archive
+	Sparse        bool     // say where files have holes, in GNU tar's format, instead of sending zeros
+	OneFilesystem bool     // leave out what is mounted below
+	Exclude       []string // patterns of path.Match: of the last component or, with a slash, of the path
+}
+
+// TarGet writes a file or a tree of the guest to w, as a tar archive.
+func (c *Client) TarGet(ctx context.Context, path string, w io.Writer, o TarGetOptions) (TarResult, error) {
+	req := newRequest(wire.OpTarGet)
+	req.string("path", path)
+	req.flag("top", o.Top)
+	req.flag("sparse", o.Sparse)
+	req.flag("one_filesystem", o.OneFilesystem)
+	if o.Gzip {
+		req.string("compress", "gzip")
+	}
+	if len(o.Exclude) > 0 {
+		req.list("exclude", o.Exclude)
+	}
+	var result TarResult
+	s, err := c.stream(ctx, req, nil)
+	if err != nil {
+		return result, err
+	}
+	defer s.close()
+	if err := s.receive(w); err != nil {
+		return result, err
+	}
+	if err := s.Decode(&result); err != nil {
+		return result, s.wrap(err)
+	}
+	return result, nil
+}
+
+// TarPutOptions change what [Client.TarPut] does.
+type TarPutOptions struct {
+	Make   bool // the directory, if it is missing
+	Owners bool // keep owners, by number, setuid and setgid, and all extended attributes
+	Strip  int  // components that names lose at their beginning
+}
+
+// TarPut unpacks a tar archive, which may be compressed with gzip, into a directory
+// of the guest. No entry of it can lead out of there. After an error the entries
+// before it are there, each one whole.
+//
+// If the agent refuses the archive midway or ctx ends, TarPut returns without
+// waiting for a call of r.Read that is still under way.
+func (c *Client) TarPut(ctx context.Context, path string, r io.Reader, o TarPutOptions) (TarResult, error) {
+	req := newRequest(wire.OpTarPut)
+	req.string("path", path)
+	req.flag("make", o.Make)
+	req.flag("owners", o.Owners)
+	if o.Strip != 0 {
+		req.value("strip", o.Strip)
+	}
+	var result TarResult
+	s, err := c.stream(ctx, req, nil)
+	if err != nil {
+		return result, err
+	}
+	defer s.close()
+	failed := make(chan error, 1)
+	go func() {
+		err := s.send(&summer{w: io.Discard}, r)
+		failed <- err
+		if err != nil { // an agent that waits for the rest does not answer
+			_ = s.conn.SetReadDeadline(aLongTimeAgo)
+		}
+	}()
+	k, _, err := s.next()
+	if err == nil && k != wire.KindExit {
+		err = s.wrap(replyError("a frame of kind %d", k))
+	}
+	if err != nil {
+		return result, c.whyNot(s, err, failed)
+	}
+	if err := allSent(s.op, failed); err != nil {
+		return result, err
+	}
+	if err := s.Decode(&result); err != nil {
+		return result, s.wrap(err)
+	}
+	return result, nil
+}
+
+// errStopped is for an archive that nobody wants any more.
+var errStopped = errors.New("stopped")
