@@ -1,0 +1,133 @@
+//go:build linux
+
+package agent
+
+import (
+	"archive/tar"
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/hyperfleet/init/applets/client"
+	"github.com/hyperfleet/init/applets/internal/agenttest"
+	"github.com/hyperfleet/init/applets/wire"
+)
+
+// TestCopyTree: a tree goes to the guest and comes back as a copy keeps it.
+func TestCopyTree(t *testing.T) {
+	l := serve(t, testLimits())
+	c := client.New(client.Unix(l.socket))
+	tree := makeTree(t)
+	guest, back := filepath.Join(t.TempDir(), "guest"), filepath.Join(t.TempDir(), "back")
+	var passed int64
+	o := client.CopyOptions{Progress: func(n int64) { passed = n }}
+	to, err := c.CopyTo(t.Context(), tree, guest, o)
+	if err != nil || to.Bytes != passed || to.Bytes > 2<<20 { // less the holes
+		t.Fatal(to, passed, err)
+	}
+	if skipped := strings.Join(to.Skipped, " "); !strings.Contains(skipped, "fifo") {
+		t.Error(skipped)
+	}
+	from, err := c.CopyFrom(t.Context(), guest, back, o)
+	if err != nil || from.Bytes < 33<<20 || from.Entries != to.Entries-1 || len(from.Skipped) != 0 {
+		t.Fatal(from, to, err)
+	}
+	plain := func(top string) (lines []string) {
+		for _, line := range describeTree(t, top)[1:] {
+			f := strings.Fields(line)
+			// Less owners, special bits, names for one file, and what is skipped.
+			if strings.HasPrefix(line, `"fifo"`) || strings.HasPrefix(line, `"null"`) || strings.HasPrefix(line, `"disk"`) {
+				continue
+			}
+			i := slices.IndexFunc(f, func(s string) bool { return strings.Contains(s, ":") })
+			mode := f[i-1]
+			if strings.Contains(line, " -> ") {
+				f[i+1] = "" // nor the times of links
+			}
+			lines = append(lines, fmt.Sprint(f[:i-1], mode[:len(mode)-4], mode[len(mode)-3:], f[i+1:min(len(f), i+4)]))
+		}
+		return lines
+	}
+	w := plain(tree)
+	for i, g := range plain(back) {
+		if g, w := strings.TrimSuffix(g, " is]"), strings.TrimSuffix(at(w, i), " is]"); !strings.HasPrefix(w, strings.TrimSuffix(g, "]")) {
+			t.Errorf("\n got %s\nwant %s", g, w)
+		}
+	}
+}
+
+// TestCopyFromHostile: a guest that sends an archive of its own making changes
+// nothing outside of the directory that it is for.
+func TestCopyFromHostile(t *testing.T) {
+	for _, row := range []struct {
+		what    string
+		archive []*tar.Header
+		refused bool
+	}{
+		{"absolute", []*tar.Header{file("/tmp/x")}, true},
+		{"parent", []*tar.Header{file("../outside/file")}, true},
+		{"parent behind something", []*tar.Header{file("real/../../outside/file")}, true},
+		{"through a link that is there", []*tar.Header{file("out/file")}, true},
+		{"through its own link", []*tar.Header{symlink("l", "../outside"), file("l/file")}, true},
+		{"into a link", []*tar.Header{symlink("l", "../outside/file"), file("l")}, false},
+		{"by the name of the partial file", []*tar.Header{symlink(".hf-partial", "../outside/file"), file("x"), file(".hf-partial")}, false},
+		{"a directory that becomes a link", []*tar.Header{folder("d"), symlink("d", "../outside"), file("d/file")}, true},
+		{"a link that becomes a directory", []*tar.Header{symlink("l", "../outside"), folder("l")}, true},
+		{"hard link to the parent", []*tar.Header{hardLink("l", "../outside/file"), file("l")}, true},
+		{"hard link through a link", []*tar.Header{hardLink("l", "out/file")}, true},
+		{"hard link to a link, and through it", []*tar.Header{hardLink("l", "outfile"), file("l")}, false},
+		{"itself", []*tar.Header{file(".")}, false},
+		{"a very deep name", []*tar.Header{file(strings.Repeat("d/", 3000) + "f")}, true},
+	} {
+		dir, target := hostile(t)
+		beside := append(describeTree(t, dir+"/outside"), readDir(t, dir)...)
+		socket := agenttest.Listen(t, func(c net.Conn) {
+			_, _ = bufio.NewReader(c).ReadString('\n')
+			_, _ = io.WriteString(c, `{"success":true,"data":{}}`+"\n")
+			archive, _ := io.ReadAll(tarOf(row.archive...))
+			frames := wire.NewFrameWriter(c)
+			_, _ = frames.Bytes(wire.KindData, archive)
+			_ = frames.Empty(wire.KindEnd)
+			_ = frames.Encode(wire.KindExit, wire.TarResult{})
+		})
+		_, err := client.New(client.Unix(socket)).CopyFrom(t.Context(), "/x", target, client.CopyOptions{})
+		if (err != nil) != row.refused {
+			t.Errorf("%s: %v", row.what, err)
+		}
+		if now := append(describeTree(t, dir+"/outside"), readDir(t, dir)...); !slices.Equal(now, beside) {
+			t.Errorf("%s: outside there is now\n%s\nbefore\n%s", row.what, strings.Join(now, "\n"), strings.Join(beside, "\n"))
+		}
+	}
+}
+
+// TestCopyErrors: what can't be read here, and what the guest refuses.
+func TestCopyErrors(t *testing.T) {
+	l := serve(t, testLimits())
+	c := client.New(client.Unix(l.socket))
+	dir := t.TempDir()
+	if _, err := c.CopyTo(t.Context(), dir+"/nosuch", dir+"/x", client.CopyOptions{}); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+	if _, err := c.CopyFrom(t.Context(), dir+"/nosuch", dir+"/x", client.CopyOptions{}); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+	_ = os.MkdirAll(dir+"/tree/a/b", 0o755)
+	_ = os.WriteFile(dir+"/tree/a/b/c.o", nil, 0o644)
+	if _, err := c.CopyTo(t.Context(), dir+"/tree", dir+"/copy", client.CopyOptions{Exclude: []string{"*.o"}}); err != nil || len(readDir(t, dir+"/copy/a/b")) != 0 {
+		t.Error("exclude:", err)
+	}
+	if _, err := c.CopyTo(t.Context(), dir+"/tree", dir+"/copy", client.CopyOptions{Exclude: []string{"["}}); err == nil {
+		t.Error("what is no pattern was taken")
+	}
+	_ = os.WriteFile(dir+"/f", nil, 0o644)
+	if _, err := c.CopyTo(t.Context(), dir, dir+"/f", client.CopyOptions{}); err == nil {
+		t.Error("a tree was copied into a file")
+	}
+}

@@ -1,0 +1,166 @@
+//go:build linux
+
+package agent
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hyperfleet/init/applets/internal/logging"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	pipeBuffer      = 64 << 10 // read from a pipe at once: all that it can hold
+	smallPipeBuffer = 4 << 10  // where the budget has no room for that
+)
+
+// pipeBuffers are shared: most commands say little, and that seldom.
+var pipeBuffers = sync.Pool{New: func() any { b := make([]byte, pipeBuffer); return &b }}
+
+// An output collects what a command writes to one of its pipes: max bytes of it,
+// and the rest is read and dropped, so that the command is never held up.
+type output struct {
+	spool
+	max       int64
+	truncated bool
+	sink      func(p []byte) // takes what comes, instead of the spool
+	passage   *passage       // for what is for sink, while that is much; or nil
+	much      bool           // it was
+	held      bool           // something held the pipe open at the deadline
+	r         *os.File
+	deadline  atomic.Pointer[time.Time] // of the collection; nil while there is none
+	done      chan struct{}             // closed when the pipe is at its end, or let go
+}
+
+func newOutput(max int64, memory *share, open func() (*os.File, error)) *output {
+	return &output{spool: spool{limit: max, memory: memory, open: open}, max: max}
+}
+
+// pipe makes the pipe and returns the end to write to.
+func (o *output) pipe() (w int, err error) {
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		return -1, os.NewSyscallError("pipe2", err)
+	}
+	_ = unix.SetNonblock(p[0], true) // this end only
+	o.r = os.NewFile(uintptr(p[0]), "pipe")
+	return p[1], nil
+}
+
+// start starts to collect. A command's first output waits in the pipe; what is
+// started before the fork only competes with it.
+func (o *output) start(log *logging.Log) {
+	o.done = make(chan struct{})
+	go func() {
+		defer close(o.done)
+		defer survive(log, "collecting output")
+		o.collect()
+	}()
+}
+
+// collect reads until the end of the pipe or the deadline that finish sets.
+func (o *output) collect() {
+	raw, err := o.r.SyscallConn()
+	if err != nil {
+		return
+	}
+	err = raw.Read(func(fd uintptr) bool { return o.drain(fd, -1) })
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		// Whatever the command wrote before it ended is among the next bytes: the
+		// pipe holds no more than its capacity.
+		capacity := int64(pipeBuffer)
+		_ = raw.Control(func(fd uintptr) {
+			if n, err := unix.FcntlInt(fd, unix.F_GETPIPE_SZ, 0); err == nil {
+				capacity = int64(n)
+			}
+			o.held = !o.drain(fd, capacity+1) // one more, to see the end
+		})
+	}
+}
+
+// drain takes what the pipe holds, at most limit bytes if that is not negative.
+// It tells whether the pipe is at its end.
+func (o *output) drain(fd uintptr, limit int64) (end bool) {
+	var buf []byte
+	if o.passage == nil && o.memory.Take(pipeBuffer) {
+		defer o.memory.Give(pipeBuffer)
+		large := pipeBuffers.Get().(*[]byte)
+		defer pipeBuffers.Put(large)
+		buf = *large
+	} else {
+		buf = make([]byte, smallPipeBuffer)
+	}
+	for limit != 0 {
+		if d := o.deadline.Load(); limit < 0 && d != nil && time.Now().After(*d) {
+			return false // what writes without a pause would keep us here for ever
+		}
+		n, err := o.take(fd, buf)
+		if errors.Is(err, unix.EAGAIN) {
+			return false
+		}
+		if n <= 0 {
+			return true
+		}
+		o.much = n >= smallPipeBuffer
+		if limit > 0 {
+			limit = max(0, limit-int64(n))
+		}
+	}
+	return false
+}
+
+// take takes what the pipe holds, or some of it.
+func (o *output) take(fd uintptr, buf []byte) (n int, err error) {
+	if o.much && o.passage.open(fd) {
+		return o.passage.move(fd)
+	}
+	n, err = retry(func() (int, error) { return unix.Read(int(fd), buf) })
+	if n > 0 {
+		o.keep(buf[:n])
+	}
+	return n, err
+}
+
+func (o *output) keep(p []byte) {
+	if o.sink != nil {
+		o.sink(p)
+		return
+	}
+	if room := o.max - o.size; int64(len(p)) > room {
+		p = p[:max(0, room)]
+		o.truncated = true
+	}
+	if len(p) > 0 && o.err == nil {
+		_, _ = o.Write(p)
+		if o.err != nil {
+			o.truncated = true // a full disk, say: the command goes on
+			o.size = 0
+		}
+	}
+}
+
+// finish waits for the end of the pipe, but only until the deadline: something
+// that the command left running may hold it open for ever.
+func (o *output) finish(deadline time.Time) {
+	o.deadline.Store(&deadline)
+	_ = o.r.SetReadDeadline(deadline)
+	if o.done != nil {
+		<-o.done
+	}
+	_ = o.r.Close()
+}
+
+func (o *output) close() {
+	if o.r != nil {
+		_ = o.r.Close() // again, where the command did not start
+	}
+	o.passage.close()
+	o.spool.close()
+}
+
+func (o *output) reader() io.ReadSeeker { return o.spool.reader().(io.ReadSeeker) }
