@@ -19,15 +19,15 @@ import (
 // logs returns the lines of the guest's logs as "source level message".
 func logs(t *testing.T, c *client.Client, o client.LogOptions) (list []string) {
 	t.Helper()
-	last := 0.0
+	last := map[string]float64{} // a line that is written late is behind another source's
 	for line, err := range c.Logs(soon(t), o) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if line.TimeMS < last || line.TimeMS == 0 {
-			t.Errorf("%+v comes after %v ms", line, last)
+		if line.TimeMS < last[line.Source] || line.TimeMS == 0 {
+			t.Errorf("%+v comes after %v ms", line, last[line.Source])
 		}
-		last = line.TimeMS
+		last[line.Source] = line.TimeMS
 		list = append(list, fmt.Sprintf("%s %s %s", line.Source, line.Level, line.Message))
 	}
 	return list

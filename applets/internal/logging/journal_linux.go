@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +23,7 @@ type Journal struct {
 	stop    chan chan struct{}
 	dropped atomic.Int64
 	opened  bool
+	adding  sync.Mutex // so that the lines are in the order of their times
 
 	// Of the goroutine that writes.
 	path string
@@ -71,6 +73,8 @@ func (j *Journal) create() (err error) {
 
 // Add keeps a line, which ends in a newline.
 func (j *Journal) Add(line []byte) {
+	j.adding.Lock()
+	defer j.adding.Unlock()
 	var now unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // the clock of the kernel's own log
 	if len(line) > longest {

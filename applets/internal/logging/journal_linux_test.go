@@ -5,7 +5,9 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -118,6 +120,42 @@ func TestJournalNowhere(t *testing.T) {
 	case <-done:
 	case <-time.After(time.Minute):
 		t.Fatal("who logs waits")
+	}
+}
+
+// TestJournalOrder: lines that are added at once are kept in the order of their
+// times.
+func TestJournalOrder(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	j := NewJournal(JournalLimit)
+	if err := j.Open(path); err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range queue {
+				j.Add([]byte("x\n"))
+			}
+		})
+	}
+	all.Wait()
+	j.Close(time.Minute)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := 0.0
+	for line := range strings.Lines(string(b)) {
+		stamp, _, _ := strings.Cut(line, " ")
+		at, err := strconv.ParseFloat(stamp, 64)
+		if err != nil || at < last {
+			t.Fatalf("%q behind %f: %v", line, last, err)
+		}
+		last = at
+	}
+	if last == 0 {
+		t.Error("no line")
 	}
 }
 
