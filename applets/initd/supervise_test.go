@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -59,14 +60,23 @@ func checkClean(t *testing.T, s shown) {
 	}
 }
 
-// Descriptors that the runtime of a container left open go no further than init.
-func TestForeignDescriptors(t *testing.T) {
+// Descriptors that the runtime of a container left open, and signals that it left
+// blocked, go no further than init.
+func TestForeignState(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.Close()
 	defer w.Close()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	blocked, old := unix.Sigset_t{}, unix.Sigset_t{}
+	blocked.Val[0] = 1 << (unix.SIGUSR1 - 1)
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &blocked, &old); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil) }()
 	g := start(t, workload([]string{"--on-exit=stay"}, "hfx", "show"), func(cmd *exec.Cmd) { cmd.ExtraFiles = []*os.File{r, w} })
 	g.await("the workload ended")
 	_, rest, _ := strings.Cut(g.console.String(), "SHOWN ")

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/hyperfleet/init/applets/internal/sigaction"
 	"golang.org/x/sys/unix"
 )
 
@@ -33,7 +34,7 @@ func New() *Reaper { return &Reaper{children: map[int]Ended{}} }
 func (r *Reaper) Start(path string, argv []string, attr *syscall.ProcAttr, ended Ended) (pid int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	pid, err = syscall.ForkExec(path, argv, attr)
+	pid, err = sigaction.Fork(func() (int, error) { return syscall.ForkExec(path, argv, attr) })
 	if err != nil {
 		return 0, &os.PathError{Op: "fork/exec", Path: path, Err: err}
 	}

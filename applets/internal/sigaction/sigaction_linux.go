@@ -3,6 +3,8 @@
 package sigaction
 
 import (
+	"os"
+	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -35,4 +37,18 @@ func TakeBack() {
 			Default(n)
 		}
 	}
+}
+
+// Fork runs fork, which starts a process, on a thread that blocks no signal: a process
+// starts with those blocked that the thread blocks which forks it, and the Go runtime's
+// threads block what their process was started with. A container's runtime may leave some.
+func Fork(fork func() (pid int, err error)) (pid int, err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var old unix.Sigset_t
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &unix.Sigset_t{}, &old); err != nil {
+		return 0, os.NewSyscallError("sigprocmask", err)
+	}
+	defer func() { _ = unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil) }()
+	return fork()
 }
