@@ -93,7 +93,8 @@ func TestMemoryOfStreams(t *testing.T) {
 	ask(200, size, object{"operation": "file_get", "path": file})
 	ask(150, size, object{"operation": "file_get", "path": file, "hash": true})
 	ask(150, size, object{"operation": "tar_get", "path": tree})
-	ask(50, size/2, object{"operation": "tar_get", "path": tree, "gzip": true})
+	ask(25, size/2, object{"operation": "tar_get", "path": tree, "compress": wire.Gzip})
+	ask(25, size/2, object{"operation": "tar_get", "path": tree, "compress": wire.Zstd})
 	ask(150, size, object{"operation": "exec", "cmd": []string{"head", "-c", fmt.Sprint(size), "/dev/zero"}, "stream": true, "timeout": 0})
 	for i := range scaled(300) {
 		wg.Go(func() { putSlowly(t, b.socket, fmt.Sprintf("%s/%d", dir, i), i%2 == 0, size, ticks) })

@@ -5,7 +5,6 @@ package agent
 import (
 	"bufio"
 	"cmp"
-	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
@@ -31,11 +30,12 @@ func (a *Agent) tarGet(r *request) error {
 	t.buf, release = r.conn.memory.buffer()
 	defer release()
 	defer t.forget()
-	if g.Gzip {
-		if err := r.conn.memory.Await(gzipCost); err != nil {
+	compressor := compressors()[g.Compress]
+	if compressor.cost > 0 {
+		if err := r.conn.memory.Await(compressor.cost); err != nil {
 			return failed(r, g.Path, err)
 		}
-		defer r.conn.memory.Give(gzipCost)
+		defer r.conn.memory.Give(compressor.cost)
 	}
 	top, st, err := t.open()
 	if err != nil {
@@ -48,19 +48,13 @@ func (a *Agent) tarGet(r *request) error {
 	}
 	t.names = identity.ReadNames()
 	out := bufio.NewWriterSize(dataWriter{s}, min(len(t.buf), smallFrame))
-	t.w = out
-	var zip *gzip.Writer
-	if g.Gzip {
-		zip, _ = gzip.NewWriterLevel(out, gzip.BestSpeed) // the level is one
-		t.w = zip
-	}
+	compressed := compressor.open(out)
+	t.w = compressed
 	if err := t.all(top, st); err != nil {
 		return err
 	}
-	if zip != nil {
-		if err := zip.Close(); err != nil {
-			return err
-		}
+	if err := compressed.Close(); err != nil {
+		return err
 	}
 	if err := out.Flush(); err != nil {
 		return err
@@ -71,10 +65,8 @@ func (a *Agent) tarGet(r *request) error {
 	return s.end(t.result)
 }
 
-const (
-	smallFrame = 16 << 10 // what headers and small files wait for before they are sent, in bytes
-	gzipCost   = 5 << 18  // what compressing holds
-)
+// smallFrame is what headers and small files wait for before they are sent, in bytes.
+const smallFrame = 16 << 10
 
 // dataWriter sends what is written to it as data frames.
 type dataWriter struct{ s *stream }

@@ -4,10 +4,7 @@ package agent
 
 import (
 	"archive/tar"
-	"bufio"
-	"bytes"
 	"cmp"
-	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
@@ -26,7 +23,7 @@ func (a *Agent) tarPut(r *request) error {
 	if err != nil {
 		return err
 	}
-	u := &unpacking{put: p}
+	u := &unpacking{put: p, memory: r.conn.memory, window: a.limits.Line}
 	var release func()
 	u.buf, release = r.conn.memory.buffer()
 	defer release()
@@ -103,6 +100,8 @@ type unpacking struct {
 	held   int         // bytes of their extended attributes
 	result wire.TarResult
 	buf    []byte
+	memory *share
+	window int // the largest that a compressed archive may need, in bytes
 }
 
 // open opens the directory, and makes it if that is asked for.
@@ -140,7 +139,8 @@ func badArchive(err error) error {
 
 // archive unpacks what src holds. After an error the entries before it stay.
 func (u *unpacking) archive(src io.Reader) error {
-	in, err := decompress(src)
+	in, release, err := u.decompress(src)
+	defer release()
 	if err != nil {
 		return err
 	}
@@ -175,23 +175,6 @@ func (u *unpacking) archive(src io.Reader) error {
 
 // onlyWriter hides a ReadFrom, so that io.CopyBuffer keeps to its buffer.
 type onlyWriter struct{ io.Writer }
-
-// decompress looks at how an archive begins.
-func decompress(src io.Reader) (*countReader, error) {
-	in := bufio.NewReaderSize(src, 16<<10)
-	magic, _ := in.Peek(4)
-	switch {
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
-		zip, err := gzip.NewReader(in)
-		if err != nil {
-			return nil, badArchive(err)
-		}
-		return &countReader{r: zip}, nil
-	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		return nil, refuse(unix.EOPNOTSUPP, "the archive is compressed with zstd: only gzip can be read")
-	}
-	return &countReader{r: in}, nil
-}
 
 // inside returns a name of an archive as the components of a path below the
 // target, less the first strip; none is the target itself. A name that leads

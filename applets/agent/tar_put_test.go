@@ -16,6 +16,7 @@ import (
 
 	"github.com/hyperfleet/init/applets/client"
 	"github.com/hyperfleet/init/applets/wire"
+	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 )
 
@@ -138,6 +139,10 @@ func TestTarPutBroken(t *testing.T) {
 	}
 	damaged := gzipped(whole)
 	damaged[len(damaged)-5] ^= 1 // in the checksum
+	spoilt := zstded(t, whole)
+	spoilt[len(spoilt)-1] ^= 1
+	cut := zstded(t, whole, zstd.WithWindowSize(1<<10))
+	cut = cut[:len(cut)-100]
 	for _, row := range []struct {
 		what    string
 		archive []byte
@@ -154,7 +159,9 @@ func TestTarPutBroken(t *testing.T) {
 		{"compressed and cut", gzipped(whole)[:300], unix.EBADMSG, ""},
 		{"a wrong checksum at the end", damaged, unix.EBADMSG, "one two"},
 		{"not an archive", bytes.Repeat([]byte("hello"), 1000), unix.EBADMSG, ""},
-		{"zstd", []byte{0x28, 0xb5, 0x2f, 0xfd, 0, 0, 0, 0}, unix.EOPNOTSUPP, ""},
+		{"zstd", zstded(t, whole), nil, "one two"},
+		{"zstd and cut", cut, unix.EBADMSG, "one"},
+		{"zstd with a wrong checksum", spoilt, unix.EBADMSG, "one"},
 	} {
 		dir := t.TempDir()
 		_, err := c.TarPut(t.Context(), dir, bytes.NewReader(row.archive), client.TarPutOptions{})
@@ -246,11 +253,12 @@ func FuzzTarPut(f *testing.F) {
 		b, _ := io.ReadAll(tarOf(headers...))
 		f.Add(b)
 		f.Add(gzipped(b))
+		f.Add(zstded(f, b))
 	}
 	f.Fuzz(func(t *testing.T, archive []byte) {
 		dir, target := hostile(t)
 		beside := append(describeTree(t, dir+"/outside"), readDir(t, dir)...)
-		u := &unpacking{put: wire.TarPut{Path: target}, buf: make([]byte, streamBuffer), gone: func() bool { return true }}
+		u := &unpacking{put: wire.TarPut{Path: target}, buf: make([]byte, streamBuffer), gone: func() bool { return true }, window: 1 << 20}
 		if err := u.open(); err != nil {
 			t.Fatal(err)
 		}

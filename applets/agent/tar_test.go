@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/hyperfleet/init/applets/client"
+	"github.com/hyperfleet/init/applets/wire"
 	"golang.org/x/sys/unix"
 )
 
@@ -153,14 +154,14 @@ func TestTarRoundTrip(t *testing.T) {
 	l := serve(t, testLimits())
 	c := client.New(client.Unix(l.socket))
 	tree := makeTree(t)
-	for _, o := range []client.TarGetOptions{{}, {Gzip: true}, {Sparse: true}, {Sparse: true, Gzip: true, Top: true}} {
+	for _, o := range []client.TarGetOptions{{}, {Compress: wire.Gzip}, {Compress: wire.Zstd}, {Sparse: true}, {Sparse: true, Compress: wire.Gzip, Top: true}, {Sparse: true, Compress: wire.Zstd}} {
 		t.Run(fmt.Sprintf("%+v", o), func(t *testing.T) {
 			var archive bytes.Buffer
 			sent, err := c.TarGet(t.Context(), tree, &archive, o)
 			if err != nil || sent.Warned != 0 {
 				t.Fatal(sent, err)
 			}
-			if size := archive.Len(); (o.Sparse || o.Gzip) && size > 4<<20 {
+			if size := archive.Len(); (o.Sparse || o.Compress != "") && size > 4<<20 {
 				t.Errorf("holes went out as %d bytes", size)
 			}
 			target := filepath.Join(t.TempDir(), "new", "target")
@@ -423,8 +424,6 @@ func gzipped(b []byte) []byte {
 // TestTarMemory: an archive costs the agent at most 4 MB beyond what it has when it
 // idles, whatever passes. (Issue 4: figures)
 func TestTarMemory(t *testing.T) {
-	a := spawn(t, prepare{}, nil)
-	c := client.New(client.Unix(a.socket))
 	dir := t.TempDir()
 	many := 2000
 	if testing.Short() || raceEnabled() {
@@ -441,30 +440,40 @@ func TestTarMemory(t *testing.T) {
 	if err := errors.Join(os.WriteFile(big, nil, 0o600), os.Truncate(big, 32<<20)); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Ping(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	idle := a.kilobytes(t, "VmHWM")
-	for i, zip := range []bool{false, true} {
+	for _, how := range []string{"none", wire.Gzip, wire.Zstd} {
 		archive, err := os.Create(filepath.Join(t.TempDir(), "archive"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer archive.Close()
-		sent, err := c.TarGet(t.Context(), dir, archive, client.TarGetOptions{Gzip: zip})
-		if err != nil || sent.Entries < int64(2*many) || sent.Warned != 0 {
-			t.Errorf("%+v %v", sent, err)
+		var sent, got client.TarResult
+		peaks := func(way string, pass func(*client.Client) error) {
+			a := spawn(t, prepare{}, nil)
+			c := client.New(client.Unix(a.socket))
+			if err := c.Ping(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			idle := a.kilobytes(t, "VmHWM")
+			if err := pass(c); err != nil {
+				t.Error(how, way, err)
+			}
+			peak := a.kilobytes(t, "VmHWM")
+			t.Logf("%s, %s: %d kB, %d when idle", how, way, peak, idle)
+			if peak > idle+4<<10 && !raceEnabled() {
+				t.Errorf("%s, %s: %d kB, %d when idle", how, way, peak, idle)
+			}
 		}
-		out := a.kilobytes(t, "VmHWM")
+		peaks("out", func(c *client.Client) (err error) {
+			sent, err = c.TarGet(t.Context(), dir, archive, client.TarGetOptions{Compress: how})
+			return err
+		})
 		_, _ = archive.Seek(0, io.SeekStart)
-		got, err := c.TarPut(t.Context(), filepath.Join(t.TempDir(), fmt.Sprint(i)), archive, client.TarPutOptions{Make: true})
-		if err != nil || got.Entries != sent.Entries {
-			t.Errorf("%+v %v", got, err)
-		}
-		peak := a.kilobytes(t, "VmHWM")
-		t.Logf("%d names, %d bytes, gzip %v: %d kB out, then %d kB in, %d when idle", got.Entries, got.Bytes, zip, out, peak, idle)
-		if peak > idle+4<<10 && !raceEnabled() {
-			t.Errorf("%d kB, %d when idle", peak, idle)
+		peaks("in", func(c *client.Client) (err error) {
+			got, err = c.TarPut(t.Context(), filepath.Join(t.TempDir(), "new"), archive, client.TarPutOptions{Make: true})
+			return err
+		})
+		if sent.Warned != 0 || sent.Entries < int64(2*many) || got.Entries != sent.Entries {
+			t.Errorf("%s: %+v went out, %+v in", how, sent, got)
 		}
 	}
 }

@@ -16,7 +16,7 @@ type TarGetOptions struct {
 	// Top puts the last component of the path before all names. Without it they
 	// are relative to the directory, which itself is "./".
 	Top           bool
-	Gzip          bool     // compress the archive
+	Compress      string   // the archive: "gzip" or "zstd", which is faster and smaller
 	Sparse        bool     // say where files have holes, in GNU tar's format, instead of sending zeros
 	OneFilesystem bool     // leave out what is mounted below
 	Exclude       []string // patterns of path.Match: of the last component or, with a slash, of the path
@@ -29,8 +29,8 @@ func (c *Client) TarGet(ctx context.Context, path string, w io.Writer, o TarGetO
 	req.flag("top", o.Top)
 	req.flag("sparse", o.Sparse)
 	req.flag("one_filesystem", o.OneFilesystem)
-	if o.Gzip {
-		req.string("compress", "gzip")
+	if o.Compress != "" {
+		req.string("compress", o.Compress)
 	}
 	if len(o.Exclude) > 0 {
 		req.list("exclude", o.Exclude)
@@ -57,9 +57,9 @@ type TarPutOptions struct {
 	Strip  int  // components that names lose at their beginning
 }
 
-// TarPut unpacks a tar archive, which may be compressed with gzip, into a directory
-// of the guest. No entry of it can lead out of there. After an error the entries
-// before it are there, each one whole.
+// TarPut unpacks a tar archive, which may be compressed with gzip or zstd, into a
+// directory of the guest. No entry of it can lead out of there. After an error the
+// entries before it are there, each one whole.
 //
 // If the agent refuses the archive midway or ctx ends, TarPut returns without
 // waiting for a call of r.Read that is still under way.

@@ -11,11 +11,17 @@ type TarGet struct {
 	// Top puts the last component of Path before all names; otherwise they are
 	// relative to the directory.
 	Top           bool
-	Gzip          bool     // compress
+	Compress      string   // Gzip, Zstd, or "" for an archive as it is
 	Sparse        bool     // say where files have holes, instead of sending zeros
 	OneFilesystem bool     // leave out what is mounted below Path
 	Exclude       []string // patterns of path.Match
 }
+
+// The ways to compress an archive.
+const (
+	Gzip = "gzip"
+	Zstd = "zstd"
+)
 
 // TarGet reads the fields of tar_get.
 func (f Fields) TarGet() (TarGet, error) {
@@ -27,12 +33,12 @@ func (f Fields) TarGet() (TarGet, error) {
 		OneFilesystem: r.bool("one_filesystem"),
 		Exclude:       r.list("exclude"),
 	}
-	switch r.string("compress") {
+	switch how := r.string("compress"); how {
 	case "", "none":
-	case "gzip":
-		g.Gzip = true
+	case Gzip, Zstd:
+		g.Compress = how
 	default:
-		r.fail("compress", "must be none or gzip")
+		r.fail("compress", "must be none, gzip or zstd")
 	}
 	for _, pattern := range g.Exclude {
 		if _, err := path.Match(pattern, ""); err != nil || pattern == "" {

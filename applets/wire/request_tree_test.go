@@ -19,9 +19,10 @@ func TestTreeRequests(t *testing.T) {
 	}{
 		{get, `{"path":"/a"}`, TarGet{Path: "/a"}},
 		{get, `{"path":"/a","top":true,"sparse":true,"one_filesystem":true,"compress":"gzip","exclude":["*.o","a/b"]}`,
-			TarGet{Path: "/a", Top: true, Sparse: true, OneFilesystem: true, Gzip: true, Exclude: []string{"*.o", "a/b"}}},
+			TarGet{Path: "/a", Top: true, Sparse: true, OneFilesystem: true, Compress: Gzip, Exclude: []string{"*.o", "a/b"}}},
 		{get, `{"path":"/a","compress":"none"}`, TarGet{Path: "/a"}},
-		{get, `{"path":"/a","compress":"zstd"}`, "compress"},
+		{get, `{"path":"/a","compress":"zstd"}`, TarGet{Path: "/a", Compress: Zstd}},
+		{get, `{"path":"/a","compress":"xz"}`, "compress"},
 		{get, `{"path":"/a","exclude":["[a"]}`, "exclude"},
 		{get, `{"path":"/a","exclude":[""]}`, "exclude"},
 		{get, `{"path":"a"}`, "path"},

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -57,19 +58,31 @@ func archive(entries ...entry) io.Reader {
 	return &b
 }
 
-// treeThereAndBack archives a tree with one of everything, unpacks it beside, and
-// compares.
+// treeThereAndBack archives a tree with one of everything in each way, unpacks it
+// beside, and compares.
 func treeThereAndBack(ctx context.Context, c *api.Client) (string, error) {
 	dir, err := scratch("tree")
 	if err != nil {
 		return "", err
 	}
-	from, to := dir+"/from", dir+"/to"
-	if err := plant(from); err != nil {
+	if err := plant(dir + "/from"); err != nil {
 		return "", err
 	}
+	var told []string
+	for _, how := range []string{"none", "gzip", "zstd"} {
+		note, err := passTree(ctx, c, dir+"/from", dir+"/to-"+how, how)
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", how, err)
+		}
+		told = append(told, how+": "+note)
+	}
+	return strings.Join(told, "; "), nil
+}
+
+// passTree archives one tree, compressed or not, and unpacks it as another.
+func passTree(ctx context.Context, c *api.Client, from, to, compress string) (string, error) {
 	var packed bytes.Buffer
-	got, err := c.TarGet(ctx, from, &packed, api.TarGetOptions{Sparse: true})
+	got, err := c.TarGet(ctx, from, &packed, api.TarGetOptions{Sparse: true, Compress: compress})
 	if err != nil || got.Warned > 0 {
 		return "", fmt.Errorf("tar_get: %+v, %w", got, err)
 	}
