@@ -18,8 +18,8 @@ func disinherit() {
 	unix.Umask(0o022)
 	// A signal that is caught is back at its default after execve; one that is
 	// ignored stays ignored. The Go runtime catches the others.
-	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGPIPE,
-		unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) // it ends the program for this one, where it comes of a write
+	sigaction.Catch(unix.SIGHUP, unix.SIGQUIT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
 	sigaction.TakeBack()
 	const first, last = 3, 1<<31 - 1
 	if unix.CloseRange(first, last, unix.CLOSE_RANGE_CLOEXEC) == nil {

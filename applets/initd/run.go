@@ -127,18 +127,20 @@ type signals struct {
 
 // catchSignals takes every signal that can be taken. The kernel drops those that
 // PID 1 does not handle, but the Go runtime handles all, and ends the program for
-// most; so each is either received here, and then ignored if it means nothing, or
-// given back to the kernel.
+// most; so each is either received here, or caught and forgotten if it means nothing,
+// or given back to the kernel.
 func catchSignals() signals {
 	// One place is enough for each: of SIGCHLD it counts that it came, and of those
 	// that end the machine the first one does.
 	child, stop := make(chan os.Signal, 1), make(chan os.Signal, 1)
 	signal.Notify(child, unix.SIGCHLD)
 	signal.Notify(stop, unix.SIGTERM, unix.SIGINT)
-	nothing := make(chan os.Signal, 1)
+	// The runtime ends the program when the other end of a standard descriptor is
+	// gone, unless it is received.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	for n := unix.Signal(1); n <= lastSignal; n++ {
 		switch n {
-		case unix.SIGCHLD, unix.SIGTERM, unix.SIGINT, unix.SIGKILL, unix.SIGSTOP:
+		case unix.SIGCHLD, unix.SIGTERM, unix.SIGINT, unix.SIGPIPE, unix.SIGKILL, unix.SIGSTOP:
 		case unix.SIGURG, unix.SIGPROF: // harmless, and the runtime's own
 		default:
 			if leftToKernel(n) {
@@ -146,11 +148,9 @@ func catchSignals() signals {
 				// With the default action the kernel drops it, from whomever it
 				// comes, and a real fault is the end with or without a handler.
 				sigaction.Default(n)
-				continue
+			} else {
+				sigaction.Catch(n)
 			}
-			// SIGPIPE is among them: else the runtime ends the program when the
-			// other end of a standard descriptor is gone.
-			signal.Notify(nothing, n)
 		}
 	}
 	return signals{child, stop}

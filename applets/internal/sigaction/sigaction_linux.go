@@ -1,5 +1,6 @@
-// Package sigaction gives signals back to the kernel where os/signal can't: its
-// Reset leaves the handler of the Go runtime in place.
+// Package sigaction does with signals what os/signal can't: its Reset leaves the
+// handler of the Go runtime in place, and its Notify wakes two threads for each
+// signal, which for all of them takes longer than the rest of a boot.
 package sigaction
 
 import (
@@ -25,6 +26,20 @@ func call(n unix.Signal, set, get *action) {
 
 // Default gives a signal the default action; see rt_sigaction(2).
 func Default(n unix.Signal) { call(n, &action{}, nil) }
+
+// Catch has signals do nothing, and what is executed get them with their default
+// action: an ignored one would stay ignored.
+func Catch(signals ...unix.Signal) {
+	var a action
+	call(unix.SIGURG, nil, &a) // the runtime has a handler for it from the start, on a stack of its own
+	a.handler = nothing()
+	for _, n := range signals {
+		call(n, &a, nil)
+	}
+}
+
+// nothing returns the address of a handler that does nothing.
+func nothing() uintptr
 
 // TakeBack gives the signals of the C library, which os/signal does not catch,
 // their default action if they are ignored: what is executed would inherit that.
