@@ -158,12 +158,11 @@ func Run(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		limited, _ := a.commands.limited.Children()
 		go a.commands.sweep(append(old, limited...))
 	}
-	for _, l := range listeners {
-		go a.Serve(l)
-	}
 	log.Debug("serving", "listeners", len(listeners), "cgroup", a.commands.group)
 	if control != nil {
-		go a.follow(control)
+		go a.follow(control, listeners)
+	} else {
+		a.serveAll(listeners)
 	}
 	<-stop
 	log.Debug("stopping")
@@ -210,27 +209,43 @@ func listen(addresses []transport.Address) ([]net.Listener, *handoff.Control, er
 	return listeners, control, nil
 }
 
-// follow tells PID 1 that the agent serves, and serves the sockets that it opens
-// later.
-func (a *Agent) follow(control *handoff.Control) {
-	if err := control.Send(handoff.Ready, nil); err != nil {
-		a.log.Warn("can't tell PID 1", "err", err)
+// serveAll accepts connections from listeners.
+func (a *Agent) serveAll(listeners []net.Listener) {
+	for _, l := range listeners {
+		go a.Serve(l)
 	}
+}
+
+// follow serves, as soon as PID 1 says that the machine is up, and tells PID 1 so;
+// also the sockets that it opens later.
+func (a *Agent) follow(control *handoff.Control, listeners []net.Listener) {
+	booted := false
 	for {
-		_, f, err := control.Receive()
+		m, f, err := control.Receive()
 		if err != nil {
 			a.log.Debug("no more listeners will come", "err", err)
 			return
 		}
-		if f == nil {
+		if f != nil {
+			l, err := transport.FileListener(f)
+			if err != nil {
+				a.log.Warn("a listener can't be used", "err", err)
+				continue
+			}
+			listeners = append(listeners, l)
+		}
+		booted = booted || m == handoff.Booted
+		if !booted {
 			continue
 		}
-		l, err := transport.FileListener(f)
-		if err != nil {
-			a.log.Warn("a listener can't be used", "err", err)
+		a.serveAll(listeners)
+		listeners = nil
+		if m != handoff.Booted {
 			continue
 		}
-		go a.Serve(l)
+		if err := control.Send(handoff.Ready, nil); err != nil {
+			a.log.Warn("can't tell PID 1", "err", err)
+		}
 	}
 }
 

@@ -31,25 +31,30 @@ type step struct {
 
 // steps are the boot, in order.
 func (s *supervisor) steps() []step {
-	// vsock comes first: a host that connects now waits in the backlog instead of
-	// being refused. Without its module it fails, and is tried again below.
+	// Sockets come first: who connects now waits in the backlog instead of being
+	// refused. One that fails, as vsock does without its module, is tried again below.
 	steps := []step{{"listen on vsock", func() error { _ = s.openListeners(isVsock); return nil }}}
 	for _, m := range mounts.Table() {
 		steps = append(steps, step{m.String(), func() error { return s.makeMount(m) }})
+		if m.Target == runDir {
+			steps = append(steps, step{"listen in " + runDir, func() error { _ = s.openListeners(isInRun); return nil }})
+		}
 	}
 	return append(steps,
-		step{"keep the log in " + filepath.Dir(handoff.InitLog), s.keepLog},
 		step{"make device nodes", makeNodes},
 		step{"make links in /dev", makeLinks},
 		step{"console", s.openConsole},
+		step{"make cgroups", s.makeGroups},
+		// The rest is done while the agent starts. It serves when it is told to.
+		step{"start agent", s.startAgent},
+		step{"keep the log in " + filepath.Dir(handoff.InitLog), s.keepLog},
+		step{"limit processes", s.limitGroups},
 		step{"workload from /proc/cmdline", s.readWorkload},
 		step{"protect links and FIFOs in shared directories", s.protectShared},
 		step{"hostname " + hostname, func() error { return unix.Sethostname([]byte(hostname)) }},
 		step{"ip link set lo up", loopbackUp},
 		step{"load modules for vsock", s.loadModules},
 		step{"listen", func() error { return s.openListeners(anyAddress) }},
-		step{"make cgroups", s.makeGroups},
-		step{"start agent", s.startAgent},
 		step{"start workload", s.startWorkload},
 	)
 }
@@ -69,8 +74,11 @@ func (s *supervisor) boot() {
 		}
 		s.bootReport.Steps = append(s.bootReport.Steps, row)
 	}
-	// For who asks as soon as the agent answers.
-	s.report()
+	s.report() // for who asks as soon as the agent answers
+	s.booted = true
+	if s.control != nil {
+		s.letServe()
+	}
 }
 
 // ready ends the boot: the agent accepts connections.

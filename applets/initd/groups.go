@@ -12,8 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// makeGroups makes the cgroups of the agent, its commands and the workload, and
-// bounds how many processes they may have.
+// makeGroups makes the cgroups of the agent, its commands and the workload.
 func (s *supervisor) makeGroups() error {
 	root, err := cgroup.Root()
 	if err != nil {
@@ -23,25 +22,33 @@ func (s *supervisor) makeGroups() error {
 	if err != nil {
 		return err
 	}
-	var left cgroup.Group
 	for name, g := range map[string]*cgroup.Group{
 		cgroup.Agent: &s.agentGroup, cgroup.Commands: &s.commandGroup, cgroup.Limited: &s.limitedGroup,
-		cgroup.Left: &left, cgroup.Workload: &s.workloadGroup,
+		cgroup.Left: &s.leftGroup, cgroup.Workload: &s.workloadGroup,
 	} {
 		if *g, err = tree.Child(name); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// limitGroups bounds how many processes the groups may have.
+func (s *supervisor) limitGroups() error {
+	if !s.workloadGroup.Valid() { // which was the last to be made
+		return nil
+	}
+	tree := s.workloadGroup.Parent()
 	// With memory, the kernel counts whom it kills for want of it. What that costs,
 	// in instructions of an exec of a small program: less than 0.5 % for these two
 	// here, 1.3 % for pids in each command's own group, where the agent turns it
 	// on; but 5 % for memory there, and 7.6 % for cpu. So commands that ask for
 	// limits have a parent of their own, where the agent turns these on.
-	err = errors.Join(root.Enable("memory", "pids"), tree.Enable("memory", "pids"))
+	err := errors.Join(tree.Parent().Enable("memory", "pids"), tree.Enable("memory", "pids"))
 	if err != nil { // in a container, whose processes are in its root group
 		s.log.Debug("not all controllers are there", "err", err)
 	}
-	if err := limitProcesses(tree, s.commandGroup, s.limitedGroup, left, s.workloadGroup); err != nil {
+	if err := limitProcesses(tree, s.commandGroup, s.limitedGroup, s.leftGroup, s.workloadGroup); err != nil {
 		s.log.Debug("processes are not limited", "err", err)
 	}
 	return nil

@@ -45,10 +45,9 @@ func Run(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	// What a container's runtime left open is not for the agent and the workload.
 	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) // Linux 5.11
 	unix.Umask(0o022)                                                // as the kernel has it, and not every container's runtime
-	signals := catchSignals()
-	status := make(chan int, 1)
-	go func() { status <- serve(args, signals) }()
 	standAside()
+	status := make(chan int, 1)
+	go func() { status <- serve(args, catchSignals()) }() // on another thread, which needs not wait for this one
 	return <-status
 }
 

@@ -40,11 +40,12 @@ type supervisor struct {
 	listeners []listener
 	agent     child
 	control   *handoff.Control // to the agent
+	booted    bool             // the agent may serve
 	served    bool             // it has been ready
 	backoff   backoff
 	workload  child
 
-	agentGroup, commandGroup, limitedGroup, workloadGroup cgroup.Group
+	agentGroup, commandGroup, limitedGroup, leftGroup, workloadGroup cgroup.Group
 
 	ended     chan exit     // children that were reaped
 	messages  chan message  // from agents
@@ -194,13 +195,17 @@ func (s *supervisor) openListeners(wanted func(transport.Address) bool) error {
 			errs = append(errs, err)
 			continue
 		}
-		s.listeners = append(s.listeners, listener{a, f})
+		s.hand(listener{a, f})
 	}
 	return errors.Join(errs...)
 }
 
 func isVsock(a transport.Address) bool  { return a.Path == "" }
+func isInRun(a transport.Address) bool  { return strings.HasPrefix(a.Path, runDir+"/") }
 func anyAddress(transport.Address) bool { return true }
+
+// runDir is mounted first of the directories that a socket may be in.
+const runDir = "/run"
 
 // missing returns the addresses that nothing listens on yet.
 func (s *supervisor) missing() []transport.Address {
@@ -249,8 +254,13 @@ const (
 )
 
 func (s *supervisor) addListener(l listener) {
-	s.listeners = append(s.listeners, l)
 	s.log.Info("listening", "address", l.address)
+	s.hand(l)
+}
+
+// hand gives a listener to the agent, and to those that come after it.
+func (s *supervisor) hand(l listener) {
+	s.listeners = append(s.listeners, l)
 	if s.control == nil {
 		return // the next agent gets it when it starts
 	}
@@ -284,9 +294,19 @@ func (s *supervisor) startAgent() error {
 	}
 	go s.relay(said)
 	s.control, s.served = control, false
+	if s.booted {
+		s.letServe()
+	}
 	s.protect(s.agent.pid)
 	go s.receive(control)
 	return nil
+}
+
+// letServe tells the agent that the machine is up.
+func (s *supervisor) letServe() {
+	if err := s.control.Send(handoff.Booted, nil); err != nil {
+		s.log.Warn("the agent was not told to serve", "err", err)
+	}
 }
 
 // binary returns the path of this program.

@@ -14,12 +14,12 @@ const (
 func Table() []Mount {
 	return []Mount{
 		{"proc", "/proc", "proc", nosuid | nodev | noexec, "", 0o555},
+		{"tmpfs", "/run", "tmpfs", nosuid | nodev, "mode=0755", 0o755}, // early: the local socket is in it
 		{"sysfs", "/sys", "sysfs", nosuid | nodev | noexec, "", 0o555},
 		{"devtmpfs", "/dev", "devtmpfs", nosuid | noexec, "mode=0755", 0o755},
 		// gid 5 is tty; ptmxmode lets users other than root open a terminal.
 		{"devpts", "/dev/pts", "devpts", nosuid | noexec, "gid=5,mode=0620,ptmxmode=0666", 0o755},
 		{"tmpfs", "/dev/shm", "tmpfs", nosuid | nodev | noexec, "mode=1777", 0o1777},
-		{"tmpfs", "/run", "tmpfs", nosuid | nodev, "mode=0755", 0o755},
 		{"tmpfs", "/tmp", "tmpfs", nosuid | nodev, "mode=1777", 0o1777},
 		{"cgroup2", "/sys/fs/cgroup", "cgroup2", nosuid | nodev | noexec, "nsdelegate", 0o555},
 	}
