@@ -263,7 +263,7 @@ func commandGroup(log *logging.Log) (group cgroup.Group, alone bool) {
 		parent = own.Parent()
 	}
 	g, err := parent.Child(cgroup.Commands)
-	if err == nil {
+	if err == nil && !own.IsAgent() { // PID 1 has just made that one
 		// One that is there need not be one that this process may use.
 		var probe cgroup.Group
 		if probe, err = g.Child("probe"); err == nil {
