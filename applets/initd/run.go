@@ -52,7 +52,7 @@ func Run(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 }
 
 // serve is the life of PID 1.
-func serve(args []string, signals signals) int {
+func serve(args []string, stop <-chan os.Signal) int {
 	whole := takeCtrlAltDel()
 	o := parseOptions(args[1:])
 	log := logging.New(os.Stderr, "init", o.debug)
@@ -68,9 +68,9 @@ func serve(args []string, signals signals) int {
 	s := newSupervisor(log, o, args[0])
 	s.kept = kept
 	s.whole = whole
-	go s.reap(signals.child)
+	go s.reap()
 	s.boot()
-	end := s.supervise(signals)
+	end := s.supervise(stop)
 	return s.shutdown(end)
 }
 
@@ -118,28 +118,19 @@ func checkProc() error {
 	return nil
 }
 
-// signals are the ones that mean something.
-type signals struct {
-	child <-chan os.Signal
-	stop  <-chan os.Signal
-}
-
 // catchSignals takes every signal that can be taken. The kernel drops those that
 // PID 1 does not handle, but the Go runtime handles all, and ends the program for
 // most; so each is either received here, or caught and forgotten if it means nothing,
 // or given back to the kernel.
-func catchSignals() signals {
-	// One place is enough for each: of SIGCHLD it counts that it came, and of those
-	// that end the machine the first one does.
-	child, stop := make(chan os.Signal, 1), make(chan os.Signal, 1)
-	signal.Notify(child, unix.SIGCHLD)
-	signal.Notify(stop, unix.SIGTERM, unix.SIGINT)
+func catchSignals() (stop <-chan os.Signal) {
+	ends := make(chan os.Signal, 1) // the first one does
+	signal.Notify(ends, unix.SIGTERM, unix.SIGINT)
 	// The runtime ends the program when the other end of a standard descriptor is
 	// gone, unless it is received.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	for n := unix.Signal(1); n <= lastSignal; n++ {
 		switch n {
-		case unix.SIGCHLD, unix.SIGTERM, unix.SIGINT, unix.SIGPIPE, unix.SIGKILL, unix.SIGSTOP:
+		case unix.SIGTERM, unix.SIGINT, unix.SIGPIPE, unix.SIGKILL, unix.SIGSTOP:
 		case unix.SIGURG, unix.SIGPROF: // harmless, and the runtime's own
 		default:
 			if leftToKernel(n) {
@@ -152,7 +143,7 @@ func catchSignals() signals {
 			}
 		}
 	}
-	return signals{child, stop}
+	return ends
 }
 
 // standAside keeps the process's first thread, which the main goroutine is locked to,
@@ -175,10 +166,11 @@ func standAside() {
 }
 
 // leftToKernel tells whether PID 1 leaves a signal its default action: those of a
-// fault, and those of the C library, which os/signal does not catch.
+// fault, those of the C library, which os/signal does not catch, and SIGCHLD, which
+// nobody waits for.
 func leftToKernel(n unix.Signal) bool {
 	switch n {
-	case unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE, unix.SIGILL, unix.SIGTRAP, unix.SIGABRT, unix.SIGSYS, unix.SIGSTKFLT, 32, 33, 34:
+	case unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE, unix.SIGILL, unix.SIGTRAP, unix.SIGABRT, unix.SIGSYS, unix.SIGSTKFLT, unix.SIGCHLD, 32, 33, 34:
 		return true
 	}
 	return false

@@ -96,11 +96,9 @@ func newSupervisor(log *logging.Log, o options, argv0 string) *supervisor {
 }
 
 // reap reaps for as long as the machine runs.
-func (s *supervisor) reap(child <-chan os.Signal) {
-	for range child {
-		n, none := s.reaper.Reap()
-		s.log.Debug("reaped", "processes", n)
-		if none {
+func (s *supervisor) reap() {
+	for ; ; reaper.Await() {
+		if _, none := s.reaper.Reap(); none {
 			select {
 			case s.childless <- struct{}{}:
 			default:
@@ -140,7 +138,7 @@ func (s *supervisor) start(c *child, path string, argv, env []string, group cgro
 }
 
 // supervise keeps the machine running until something ends it.
-func (s *supervisor) supervise(signals signals) ending {
+func (s *supervisor) supervise(ends <-chan os.Signal) ending {
 	stop := make(chan struct{})
 	defer close(stop)
 	go s.openLate(s.missing(), stop)
@@ -150,7 +148,7 @@ func (s *supervisor) supervise(signals signals) ending {
 	}
 	for {
 		select {
-		case n := <-signals.stop:
+		case n := <-ends:
 			if n == unix.SIGINT {
 				return ending{why: "SIGINT", action: machine.Restart}
 			}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/hyperfleet/init/applets/internal/sigaction"
 	"golang.org/x/sys/unix"
@@ -43,8 +44,7 @@ func (r *Reaper) Start(path string, argv []string, attr *syscall.ProcAttr, ended
 }
 
 // Reap reaps what has ended, and returns how many processes that were and whether
-// no child, and so no process of the machine, is left. Call it for each SIGCHLD:
-// one signal may stand for many children.
+// no child, and so no process of the machine, is left.
 func (r *Reaper) Reap() (reaped int, none bool) {
 	for {
 		pid, status, ended, err := r.wait()
@@ -62,6 +62,25 @@ func (r *Reaper) Reap() (reaped int, none bool) {
 		}
 	}
 }
+
+// Await waits until there may be something to reap. The kernel wakes the thread that
+// is in waitid(2) itself, and it goes straight on to reap: SIGCHLD would come to some
+// other thread, and from there by two goroutines.
+func Await() {
+	for {
+		_, _, errno := unix.Syscall6(unix.SYS_WAITID, unix.P_ALL, 0, 0, unix.WEXITED|unix.WNOWAIT, 0, 0)
+		if errno == unix.EINTR {
+			continue
+		}
+		if errno != 0 { // ECHILD: the next child may be anybody's orphan
+			time.Sleep(childlessPause)
+		}
+		return
+	}
+}
+
+// childlessPause is how long the first child after none may wait.
+const childlessPause = 10 * time.Millisecond
 
 // wait reaps one process, if one has ended. ended is nil for an orphan.
 func (r *Reaper) wait() (pid int, status syscall.WaitStatus, ended Ended, err error) {

@@ -7,9 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"os/signal"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -75,12 +75,11 @@ func reap(children int) error {
 		return err
 	}
 	r := New()
-	child := make(chan os.Signal, 1)
-	signal.Notify(child, unix.SIGCHLD)
 	reaped := 0
+	var enough atomic.Bool
 	var reaping sync.WaitGroup
 	reaping.Go(func() {
-		for range child {
+		for ; !enough.Load(); Await() {
 			n, _ := r.Reap()
 			reaped += n
 		}
@@ -125,8 +124,7 @@ func reap(children int) error {
 	close(start)
 	workers.Wait()
 	ended.Wait()
-	signal.Stop(child)
-	close(child)
+	enough.Store(true)
 	reaping.Wait()
 	rest, err := reapRest(r)
 	if err != nil {
