@@ -162,7 +162,9 @@ func Run(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	if control != nil {
 		go a.follow(control, listeners)
 	} else {
-		a.serveAll(listeners)
+		for _, l := range listeners {
+			go a.Serve(l)
+		}
 	}
 	<-stop
 	log.Debug("stopping")
@@ -209,13 +211,6 @@ func listen(addresses []transport.Address) ([]net.Listener, *handoff.Control, er
 	return listeners, control, nil
 }
 
-// serveAll accepts connections from listeners.
-func (a *Agent) serveAll(listeners []net.Listener) {
-	for _, l := range listeners {
-		go a.Serve(l)
-	}
-}
-
 // follow serves, as soon as PID 1 says that the machine is up, and tells PID 1 so;
 // also the sockets that it opens later.
 func (a *Agent) follow(control *handoff.Control, listeners []net.Listener) {
@@ -238,7 +233,9 @@ func (a *Agent) follow(control *handoff.Control, listeners []net.Listener) {
 		if !booted {
 			continue
 		}
-		a.serveAll(listeners)
+		for _, l := range listeners {
+			go a.Serve(l)
+		}
 		listeners = nil
 		if m != handoff.Booted {
 			continue

@@ -26,44 +26,44 @@ const hostname = "hyperfleet"
 // machine that is up in part can be asked what is wrong with it.
 type step struct {
 	name string
-	do   func() error
+	do   func(*supervisor) error
 }
 
 // steps are the boot, in order.
-func (s *supervisor) steps() []step {
+func steps() []step {
 	// Sockets come first: who connects now waits in the backlog instead of being
 	// refused. One that fails, as vsock does without its module, is tried again below.
-	steps := []step{{"listen on vsock", func() error { _ = s.openListeners(isVsock); return nil }}}
+	steps := []step{{"listen on vsock", func(s *supervisor) error { _ = s.openListeners(isVsock); return nil }}}
 	for _, m := range mounts.Table() {
-		steps = append(steps, step{m.String(), func() error { return s.makeMount(m) }})
+		steps = append(steps, step{m.String(), func(s *supervisor) error { return s.makeMount(m) }})
 		if m.Target == runDir {
-			steps = append(steps, step{"listen in " + runDir, func() error { _ = s.openListeners(isInRun); return nil }})
+			steps = append(steps, step{"listen in " + runDir, func(s *supervisor) error { _ = s.openListeners(isInRun); return nil }})
 		}
 	}
 	return append(steps,
 		step{"make device nodes", makeNodes},
 		step{"make links in /dev", makeLinks},
-		step{"console", s.openConsole},
-		step{"make cgroups", s.makeGroups},
+		step{"console", (*supervisor).openConsole},
+		step{"make cgroups", (*supervisor).makeGroups},
 		// The rest is done while the agent starts. It serves when it is told to.
-		step{"start agent", s.startAgent},
-		step{"keep the log in " + filepath.Dir(handoff.InitLog), s.keepLog},
-		step{"limit processes", s.limitGroups},
-		step{"workload from /proc/cmdline", s.readWorkload},
-		step{"protect links and FIFOs in shared directories", s.protectShared},
-		step{"hostname " + hostname, func() error { return unix.Sethostname([]byte(hostname)) }},
+		step{"start agent", (*supervisor).startAgent},
+		step{"keep the log in " + filepath.Dir(handoff.InitLog), (*supervisor).keepLog},
+		step{"limit processes", (*supervisor).limitGroups},
+		step{"workload from /proc/cmdline", (*supervisor).readWorkload},
+		step{"protect links and FIFOs in shared directories", (*supervisor).protectShared},
+		step{"hostname " + hostname, func(*supervisor) error { return unix.Sethostname([]byte(hostname)) }},
 		step{"ip link set lo up", loopbackUp},
-		step{"load modules for vsock", s.loadModules},
-		step{"listen", func() error { return s.openListeners(anyAddress) }},
-		step{"start workload", s.startWorkload},
+		step{"load modules for vsock", (*supervisor).loadModules},
+		step{"listen", func(s *supervisor) error { return s.openListeners(nil) }},
+		step{"start workload", (*supervisor).startWorkload},
 	)
 }
 
 // boot takes the steps and notes how long each took.
 func (s *supervisor) boot() {
-	for _, step := range s.steps() {
+	for _, step := range steps() {
 		start := time.Now()
-		err := step.do()
+		err := step.do(s)
 		took := time.Since(start)
 		row := wire.BootStep{Name: step.name, MS: milliseconds(took)}
 		if err != nil {
@@ -75,10 +75,7 @@ func (s *supervisor) boot() {
 		s.bootReport.Steps = append(s.bootReport.Steps, row)
 	}
 	s.report() // for who asks as soon as the agent answers
-	s.booted = true
-	if s.control != nil {
-		s.letServe()
-	}
+	s.letServe()
 }
 
 // ready ends the boot: the agent accepts connections.
@@ -146,7 +143,7 @@ func (s *supervisor) makeMount(m mounts.Mount) error {
 
 // makeNodes makes the device nodes that a program may count on, where they are
 // missing.
-func makeNodes() error {
+func makeNodes(*supervisor) error {
 	old := unix.Umask(0)
 	defer unix.Umask(old)
 	var errs []error
@@ -160,7 +157,7 @@ func makeNodes() error {
 }
 
 // makeLinks makes the links of /dev that are not devices.
-func makeLinks() error {
+func makeLinks(*supervisor) error {
 	var errs []error
 	for _, l := range []struct{ path, to string }{
 		{"/dev/fd", "/proc/self/fd"},
@@ -251,7 +248,7 @@ func (s *supervisor) protectShared() error {
 }
 
 // loopbackUp brings lo up; the kernel gives it its addresses. See netdevice(7).
-func loopbackUp() error {
+func loopbackUp(*supervisor) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return os.NewSyscallError("socket", err)

@@ -40,7 +40,6 @@ type supervisor struct {
 	listeners []listener
 	agent     child
 	control   *handoff.Control // to the agent
-	booted    bool             // the agent may serve
 	served    bool             // it has been ready
 	backoff   backoff
 	workload  child
@@ -169,23 +168,25 @@ func (s *supervisor) supervise(ends <-chan os.Signal) ending {
 				s.log.Error("the agent can't be started", "err", err, "retry_in", pause)
 				restart = time.After(pause)
 			}
+			s.letServe()
 		case m := <-s.messages:
 			if m.from == s.control && m.what == handoff.Ready {
 				s.served = true
 				s.ready()
 			}
 		case l := <-s.late:
-			s.addListener(l)
+			s.log.Info("listening", "address", l.address)
+			s.hand(l)
 		}
 	}
 }
 
-// openListeners opens those of the listening sockets that are wanted and not
-// open.
+// openListeners opens those of the listening sockets that are wanted, with nil all,
+// and not open.
 func (s *supervisor) openListeners(wanted func(transport.Address) bool) error {
 	var errs []error
 	for _, a := range s.missing() {
-		if !wanted(a) {
+		if wanted != nil && !wanted(a) {
 			continue
 		}
 		f, err := transport.Listen(a)
@@ -198,9 +199,8 @@ func (s *supervisor) openListeners(wanted func(transport.Address) bool) error {
 	return errors.Join(errs...)
 }
 
-func isVsock(a transport.Address) bool  { return a.Path == "" }
-func isInRun(a transport.Address) bool  { return strings.HasPrefix(a.Path, runDir+"/") }
-func anyAddress(transport.Address) bool { return true }
+func isVsock(a transport.Address) bool { return a.Path == "" }
+func isInRun(a transport.Address) bool { return strings.HasPrefix(a.Path, runDir+"/") }
 
 // runDir is mounted first of the directories that a socket may be in.
 const runDir = "/run"
@@ -251,11 +251,6 @@ const (
 	longestLatePause = 5 * time.Second
 )
 
-func (s *supervisor) addListener(l listener) {
-	s.log.Info("listening", "address", l.address)
-	s.hand(l)
-}
-
 // hand gives a listener to the agent, and to those that come after it.
 func (s *supervisor) hand(l listener) {
 	s.listeners = append(s.listeners, l)
@@ -292,18 +287,18 @@ func (s *supervisor) startAgent() error {
 	}
 	go s.relay(said)
 	s.control, s.served = control, false
-	if s.booted {
-		s.letServe()
-	}
 	s.protect(s.agent.pid)
 	go s.receive(control)
 	return nil
 }
 
-// letServe tells the agent that the machine is up.
+// letServe tells the agent, if there is one, that the machine is up.
 func (s *supervisor) letServe() {
+	if s.control == nil {
+		return
+	}
 	if err := s.control.Send(handoff.Booted, nil); err != nil {
-		s.log.Warn("the agent was not told to serve", "err", err)
+		s.log.Warn("control socket", "err", err)
 	}
 }
 
