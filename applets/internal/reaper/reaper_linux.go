@@ -79,8 +79,9 @@ func Await() {
 	}
 }
 
-// childlessPause is how long the first child after none may wait.
-const childlessPause = 10 * time.Millisecond
+// childlessPause is how long the first child after none may wait: little, since it may
+// be a workload that ends at once, and there is no other process to take time from.
+const childlessPause = time.Millisecond
 
 // wait reaps one process, if one has ended. ended is nil for an orphan.
 func (r *Reaper) wait() (pid int, status syscall.WaitStatus, ended Ended, err error) {
