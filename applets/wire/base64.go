@@ -14,6 +14,9 @@ var strict = base64.StdEncoding.Strict()
 // errBase64 is for what is none; the Reader turns it into a *FieldError.
 var errBase64 = errors.New("must be base64 (RFC 4648 section 4, padded, no line breaks)")
 
+// maxBlock is the largest that a block of decodeBlocks is, in bytes.
+const maxBlock = 64
+
 // A decoder writes to w what the base64 written to it holds. Unlike the decoder
 // of encoding/base64 it refuses line breaks, and padding anywhere but at the end.
 // It decodes in place: what is written to it is lost.
@@ -118,7 +121,8 @@ func WriteBase64(w io.Writer, src io.Reader) error { return writeBase64(w, src, 
 
 func writeBase64(w io.Writer, src io.Reader, m Memory) error {
 	return pieces(src, m, func(piece, scratch []byte) error {
-		strict.Encode(scratch, piece)
+		n := encodeBlocks(scratch, piece)
+		strict.Encode(scratch[n/3*4:], piece[n:])
 		_, err := w.Write(scratch[:strict.EncodedLen(len(piece))])
 		return err
 	})

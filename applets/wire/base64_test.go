@@ -94,8 +94,85 @@ func TestBase64PaddingAtBoundaries(t *testing.T) {
 	}
 }
 
+// lineOnly gives one line, and complains of a read for more: the client waits for its
+// reply.
+type lineOnly struct {
+	t    *testing.T
+	rest io.Reader
+}
+
+func (l lineOnly) Read(p []byte) (int, error) {
+	n, err := l.rest.Read(p)
+	if n == 0 {
+		l.t.Errorf("a read of %d bytes after the line: %v", len(p), err)
+		return 0, io.ErrUnexpectedEOF
+	}
+	return n, nil
+}
+
+func TestContentIsReadNoFurther(t *testing.T) {
+	sizes := []int{smallBuffer, largeBuffer}
+	for size := range maxBlock {
+		sizes = append(sizes, size)
+	}
+	for _, size := range sizes {
+		want := strings.Repeat("ABC", size) + "A"
+		line := `{"content":"` + strings.Repeat("QUJD", size) + `QQ=="}` + "\n"
+		for how, src := range chunkings(line) {
+			var b bytes.Buffer
+			_, err := NewReader(lineOnly{t, src}, MaxLine).ReadLine(func(string, []byte) io.Writer { return &b })
+			if err != nil || b.String() != want {
+				t.Errorf("%d groups, %s: %q, %v", size, how, b.String(), err)
+			}
+		}
+	}
+}
+
+// breaksOff fails once, and complains of a read after that: each may wait for long.
+type breaksOff struct {
+	t   *testing.T
+	err error
+}
+
+func (b *breaksOff) Read([]byte) (int, error) {
+	if b.err == nil {
+		b.t.Error("a read after the error")
+	}
+	err := b.err
+	b.err = nil
+	return 0, err
+}
+
+func TestContentBreaksOff(t *testing.T) {
+	boom := errors.New("boom")
+	for size := range 2 * maxBlock {
+		start := strings.NewReader(`{"content":"` + strings.Repeat("Q", size))
+		_, err := NewReader(io.MultiReader(start, &breaksOff{t, boom}), MaxLine).ReadLine(func(string, []byte) io.Writer { return Skip })
+		if err != boom {
+			t.Errorf("skipped, %d bytes: %v", size, err)
+		}
+		start.Reset(`{"content":"` + strings.Repeat("Q", size))
+		_, err = NewReader(io.MultiReader(start, &breaksOff{t, boom}), MaxLine).ReadLine(func(string, []byte) io.Writer { return io.Discard })
+		if err != boom {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+	}
+}
+
+// Wherever the writer fails, a part of the content is not taken for all of it.
+func TestContentCannotBeWritten(t *testing.T) {
+	boom := errors.New("boom")
+	for _, size := range []int{1, maxBlock, smallBuffer, 3 * largeBuffer} {
+		line := `{"content":"` + strings.Repeat("QUJD", size) + `"}` + "\n"
+		_, err := NewReader(strings.NewReader(line), MaxLine).ReadLine(func(string, []byte) io.Writer { return failing{boom} })
+		if err != boom {
+			t.Errorf("%d groups: %v", size, err)
+		}
+	}
+}
+
 func TestWriteBase64(t *testing.T) {
-	for _, size := range []int{0, 1, 2, 3, 49151, 49152, 49153, 200_000} {
+	for _, size := range []int{0, 1, 2, 3, largeBuffer/4*3 - 1, largeBuffer / 4 * 3, largeBuffer/4*3 + 1, 4 * largeBuffer} {
 		src := bytes.Repeat([]byte{0, 0xff, 'x', 7}, size/4+1)[:size]
 		for how, r := range chunkings(string(src)) {
 			var b strings.Builder
@@ -108,7 +185,7 @@ func TestWriteBase64(t *testing.T) {
 	// A source that breaks off says io.ErrUnexpectedEOF itself, as an HTTP body or
 	// a gzip stream does: no end to be taken for the end.
 	for _, want := range []error{boom, io.ErrUnexpectedEOF} {
-		for _, before := range []string{"", "abc", strings.Repeat("x", 49152)} {
+		for _, before := range []string{"", "abc", strings.Repeat("x", largeBuffer/4*3)} {
 			src := io.MultiReader(strings.NewReader(before), iotest.ErrReader(want))
 			if err := WriteBase64(io.Discard, src); err != want {
 				t.Errorf("%d bytes, then %v: %v", len(before), want, err)

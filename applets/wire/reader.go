@@ -73,6 +73,7 @@ type Reader struct {
 	buf    []byte
 	r, w   int     // buf[r:w] is read but not consumed
 	large  *[]byte // what buf is, while it is one of largeBuffers
+	err    error   // what the last read from src ended with
 	stream bool    // content passes: a large buffer would help
 	line   int     // taken from Memory for the last line
 }
@@ -152,33 +153,39 @@ func (r *Reader) Close() {
 	r.release()
 }
 
-// fill reads more input into an empty buffer.
+// fill reads more input, behind what is not consumed.
 func (r *Reader) fill() error {
-	r.r, r.w = 0, 0
+	if r.err != nil {
+		return r.err
+	}
 	if r.stream {
 		r.enlarge()
 	}
+	r.w = copy(r.buf, r.buf[r.r:r.w])
+	r.r = 0
 	for range maxIdle {
-		n, err := r.src.Read(r.buf)
-		r.w = n
+		n, err := r.src.Read(r.buf[r.w:])
+		r.w += n
 		if n > 0 {
 			return nil
 		}
 		if err != nil {
+			r.err = err
 			return err
 		}
 	}
 	return io.ErrNoProgress
 }
 
-// enlarge swaps the buffer, which is empty, for a large one until the end of the
-// line, if there is memory for it.
+// enlarge swaps the buffer for a large one until the end of the line, if there is
+// memory for it.
 func (r *Reader) enlarge() {
 	if r.large != nil || !take(r.Memory, largeBuffer) {
 		return
 	}
 	r.large = largeBuffers.Get().(*[]byte)
-	r.buf = *r.large
+	r.w = copy(*r.large, r.buf[r.r:r.w])
+	r.r, r.buf = 0, *r.large
 }
 
 // release gives a large buffer back as soon as what is left in it fits a small
@@ -369,6 +376,9 @@ func (s *scan) divert(w io.Writer) error {
 		}
 		return s.keep('"')
 	}
+	if err := s.plain(w); err != nil {
+		return err
+	}
 	d := decoder{w: w}
 	var esc unescaper
 	if err := s.each(func(raw []byte) error { return esc.write(raw, d.write) }); err != nil {
@@ -378,6 +388,28 @@ func (s *scan) divert(w io.Writer) error {
 		return errBase64
 	}
 	return s.keep('"')
+}
+
+// plain decodes what a string begins with as long as that is nothing but base64,
+// which nearly always is all but its end, without a look at each character first. Of
+// what it reads only whole blocks go to w: one large piece at a time.
+func (s *scan) plain(w io.Writer) error {
+	r := s.r
+	for {
+		p := r.buf[r.r:r.w]
+		n := decodeBlocks(p)
+		r.r += n
+		if n > 0 {
+			if _, err := w.Write(p[:n/4*3]); err != nil {
+				return err
+			}
+		}
+		// A piece of a block may become a whole one, unless there is something else in
+		// it: perhaps the closing quote, and nothing more to come.
+		if p = p[n:]; len(p) >= maxBlock || span(p) < len(p) || r.fill() != nil {
+			return nil
+		}
+	}
 }
 
 // each calls f with the pieces of a string, escapes as they stand, up to its

@@ -1,0 +1,127 @@
+#include "textflag.h"
+
+// What each of the 128 characters of ASCII stands for; those not of the alphabet, 0xFF.
+DATA values<>+0(SB)/8, $0xFFFFFFFFFFFFFFFF
+DATA values<>+8(SB)/8, $0xFFFFFFFFFFFFFFFF
+DATA values<>+16(SB)/8, $0xFFFFFFFFFFFFFFFF
+DATA values<>+24(SB)/8, $0xFFFFFFFFFFFFFFFF
+DATA values<>+32(SB)/8, $0xFFFFFFFFFFFFFFFF
+DATA values<>+40(SB)/8, $0x3FFFFFFF3EFFFFFF
+DATA values<>+48(SB)/8, $0x3B3A393837363534
+DATA values<>+56(SB)/8, $0xFFFFFFFFFFFF3D3C
+DATA values<>+64(SB)/8, $0x06050403020100FF
+DATA values<>+72(SB)/8, $0x0E0D0C0B0A090807
+DATA values<>+80(SB)/8, $0x161514131211100F
+DATA values<>+88(SB)/8, $0xFFFFFFFFFF191817
+DATA values<>+96(SB)/8, $0x201F1E1D1C1B1AFF
+DATA values<>+104(SB)/8, $0x2827262524232221
+DATA values<>+112(SB)/8, $0x302F2E2D2C2B2A29
+DATA values<>+120(SB)/8, $0xFFFFFFFFFF333231
+GLOBL values<>(SB),RODATA|NOPTR,$128
+
+// func decodeBlocks(p []byte) int
+TEXT ·decodeBlocks(SB),NOSPLIT,$0-32
+	MOVD	p_base+0(FP), R0
+	MOVD	p_len+8(FP), R1
+	MOVD	R0, R2 // reads
+	MOVD	R0, R3 // writes
+	MOVD	$values<>(SB), R4
+	VLD1.P	64(R4), [V16.B16, V17.B16, V18.B16, V19.B16]
+	VLD1	(R4), [V20.B16, V21.B16, V22.B16, V23.B16]
+	MOVD	$0xC0C0C0C0C0C0C0C0, R5
+	VMOVI	$0x40, V24.B16
+loop:
+	SUBS	$64, R1
+	BLT	done
+	VLD4	(R2), [V0.B16, V1.B16, V2.B16, V3.B16] // of each group the first, the second, ...
+	// A lookup beyond the end of a table is 0: each finds half of the characters.
+	VEOR	V24.B16, V0.B16, V4.B16
+	VEOR	V24.B16, V1.B16, V5.B16
+	VEOR	V24.B16, V2.B16, V6.B16
+	VEOR	V24.B16, V3.B16, V7.B16
+	VTBL	V4.B16, [V20.B16, V21.B16, V22.B16, V23.B16], V4.B16
+	VTBL	V5.B16, [V20.B16, V21.B16, V22.B16, V23.B16], V5.B16
+	VTBL	V6.B16, [V20.B16, V21.B16, V22.B16, V23.B16], V6.B16
+	VTBL	V7.B16, [V20.B16, V21.B16, V22.B16, V23.B16], V7.B16
+	VTBL	V0.B16, [V16.B16, V17.B16, V18.B16, V19.B16], V8.B16
+	VTBL	V1.B16, [V16.B16, V17.B16, V18.B16, V19.B16], V9.B16
+	VTBL	V2.B16, [V16.B16, V17.B16, V18.B16, V19.B16], V10.B16
+	VTBL	V3.B16, [V16.B16, V17.B16, V18.B16, V19.B16], V11.B16
+	VORR	V4.B16, V8.B16, V4.B16
+	VORR	V5.B16, V9.B16, V5.B16
+	VORR	V6.B16, V10.B16, V6.B16
+	VORR	V7.B16, V11.B16, V7.B16
+	// A value of more than 6 bits is none; nor is a character of more than 7.
+	VORR	V0.B16, V1.B16, V0.B16
+	VORR	V2.B16, V3.B16, V2.B16
+	VORR	V0.B16, V2.B16, V0.B16
+	VORR	V4.B16, V5.B16, V1.B16
+	VORR	V6.B16, V7.B16, V2.B16
+	VORR	V1.B16, V2.B16, V1.B16
+	VUSHR	$7, V0.B16, V0.B16
+	VSHL	$7, V0.B16, V0.B16
+	VORR	V0.B16, V1.B16, V0.B16
+	VMOV	V0.D[0], R6
+	VMOV	V0.D[1], R7
+	ORR	R6, R7, R6
+	TST	R5, R6
+	BNE	done
+	VSHL	$2, V4.B16, V0.B16
+	VUSHR	$4, V5.B16, V1.B16
+	VORR	V0.B16, V1.B16, V0.B16
+	VSHL	$4, V5.B16, V1.B16
+	VUSHR	$2, V6.B16, V2.B16
+	VORR	V1.B16, V2.B16, V1.B16
+	VSHL	$6, V6.B16, V2.B16
+	VORR	V2.B16, V7.B16, V2.B16
+	VST3.P	[V0.B16, V1.B16, V2.B16], 48(R3)
+	ADD	$64, R2
+	B	loop
+done:
+	SUB	R0, R2
+	MOVD	R2, ret+24(FP)
+	RET
+
+DATA alphabet<>+0(SB)/8, $"ABCDEFGH"
+DATA alphabet<>+8(SB)/8, $"IJKLMNOP"
+DATA alphabet<>+16(SB)/8, $"QRSTUVWX"
+DATA alphabet<>+24(SB)/8, $"YZabcdef"
+DATA alphabet<>+32(SB)/8, $"ghijklmn"
+DATA alphabet<>+40(SB)/8, $"opqrstuv"
+DATA alphabet<>+48(SB)/8, $"wxyz0123"
+DATA alphabet<>+56(SB)/8, $"456789+/"
+GLOBL alphabet<>(SB),RODATA|NOPTR,$64
+
+// func encodeBlocks(dst, src []byte) int
+TEXT ·encodeBlocks(SB),NOSPLIT,$0-56
+	MOVD	dst_base+0(FP), R0
+	MOVD	src_base+24(FP), R1
+	MOVD	src_len+32(FP), R2
+	MOVD	R1, R3
+	MOVD	$alphabet<>(SB), R4
+	VLD1	(R4), [V16.B16, V17.B16, V18.B16, V19.B16]
+	VMOVI	$0x3F, V20.B16
+loop:
+	SUBS	$48, R2
+	BLT	done
+	VLD3.P	48(R1), [V0.B16, V1.B16, V2.B16] // of each three the first, the second, the third
+	VUSHR	$2, V0.B16, V4.B16
+	VSHL	$4, V0.B16, V5.B16
+	VUSHR	$4, V1.B16, V6.B16
+	VORR	V5.B16, V6.B16, V5.B16
+	VSHL	$2, V1.B16, V6.B16
+	VUSHR	$6, V2.B16, V7.B16
+	VORR	V6.B16, V7.B16, V6.B16
+	VAND	V20.B16, V5.B16, V5.B16
+	VAND	V20.B16, V6.B16, V6.B16
+	VAND	V20.B16, V2.B16, V7.B16
+	VTBL	V4.B16, [V16.B16, V17.B16, V18.B16, V19.B16], V4.B16
+	VTBL	V5.B16, [V16.B16, V17.B16, V18.B16, V19.B16], V5.B16
+	VTBL	V6.B16, [V16.B16, V17.B16, V18.B16, V19.B16], V6.B16
+	VTBL	V7.B16, [V16.B16, V17.B16, V18.B16, V19.B16], V7.B16
+	VST4.P	[V4.B16, V5.B16, V6.B16, V7.B16], 64(R0)
+	B	loop
+done:
+	SUB	R3, R1
+	MOVD	R1, ret+48(FP)
+	RET

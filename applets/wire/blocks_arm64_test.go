@@ -1,0 +1,3 @@
+package wire
+
+func fastBlocks() bool { return true }
