@@ -19,8 +19,8 @@ const (
 	// MaxDepth bounds how deeply a line's arrays and objects nest.
 	MaxDepth = 64
 
-	smallBuffer = 2 << 10  // of an idle connection
-	largeBuffer = 64 << 10 // while much content passes
+	smallBuffer = 2 << 10   // of an idle connection
+	largeBuffer = 128 << 10 // while much content passes
 
 	// Names and values beyond the first freeItems count as itemCost bytes of the
 	// line more: parsed, the shortest take more room than they have in it. (What
