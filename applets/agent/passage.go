@@ -5,6 +5,7 @@ package agent
 import (
 	"cmp"
 	"errors"
+	"time"
 
 	"github.com/hyperfleet/init/applets/wire"
 	"golang.org/x/sys/unix"
@@ -17,6 +18,7 @@ type passage struct {
 	kind   wire.Kind
 	lost   func() // is called when the client can't be reached
 	duct   *duct  // nil until it is needed
+	few    bool   // the last frame was small, and more may follow it at once
 }
 
 // passageCost is what a passage takes of the budget: what its duct and the pipe,
@@ -56,11 +58,20 @@ func (p *passage) close() {
 	}
 }
 
+// gather is how long a command that writes much in small pieces may go on before they
+// are read: about what fills half of its pipe. A frame for each costs more than it
+// holds. The kernel adds its timer slack, as much again.
+const gather = 50 * time.Microsecond
+
 // move sends what the pipe holds as one frame, and returns its length, or 0 at the
 // end. What is in the duct is known to be there; from the pipe itself others may
-// read meanwhile.
+// read meanwhile. What comes when the pipe has been empty does not wait for more.
 func (p *passage) move(pipe uintptr) (int, error) {
+	if p.few { // time.Sleep would be a millisecond
+		_ = unix.Nanosleep(&unix.Timespec{Nsec: int64(gather)}, nil)
+	}
 	n, err := p.duct.fill(pipe, ductSize)
+	p.few = n > 0 && n < ductSize/2
 	if n <= 0 || err != nil {
 		return n, err
 	}
