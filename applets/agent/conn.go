@@ -103,6 +103,13 @@ func (c *conn) lags() (d time.Duration, state int64) {
 	return d, state
 }
 
+// begin says that a read or write begins, and when: it does not ask the clock twice.
+func (c *conn) begin() time.Time {
+	now := c.now()
+	c.since.Store(now)
+	return c.opened.Add(time.Duration(now))
+}
+
 // passed says that n bytes have passed since a read or write began.
 func (c *conn) passed(n int) {
 	took := c.now() - c.since.Swap(0)
@@ -131,8 +138,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	if idle {
 		limit = c.limits.Idle
 	}
-	_ = c.SetReadDeadline(time.Now().Add(limit))
-	c.since.Store(c.now())
+	_ = c.SetReadDeadline(c.begin().Add(limit))
 	n, err := c.Conn.Read(p)
 	c.passed(n)
 	if n > 0 && idle {
@@ -158,10 +164,9 @@ func (c *conn) Write(p []byte) (int, error) {
 	}
 	for written < len(p) {
 		piece := p[written:min(len(p), written+size)]
-		if bound {
-			_ = c.SetWriteDeadline(time.Now().Add(c.limits.Stall))
+		if now := c.begin(); bound {
+			_ = c.SetWriteDeadline(now.Add(c.limits.Stall))
 		}
-		c.since.Store(c.now())
 		n, err := c.write(piece)
 		c.passed(n)
 		written += n

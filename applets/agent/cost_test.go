@@ -35,10 +35,10 @@ type cost struct {
 func costs(path string) []cost {
 	kept := func(o object) object { o["keep_alive"] = true; return o }
 	return []cost{
-		{"ping", kept(object{"operation": "ping"}), 4, 28},
-		{"exec", kept(object{"operation": "exec", "cmd": []string{"/bin/true"}}), 0, 150},
-		{"file_write", kept(object{"operation": "file_write", "path": path, "content": base64Of(make([]byte, 1<<10))}), 24, 80},
-		{"file_read", kept(object{"operation": "file_read", "path": path}), 12, 52},
+		{"ping", kept(object{"operation": "ping"}), 3, 22},
+		{"exec", kept(object{"operation": "exec", "cmd": []string{"/bin/true"}}), 0, 92},
+		{"file_write", kept(object{"operation": "file_write", "path": path, "content": base64Of(make([]byte, 1<<10))}), 20, 68},
+		{"file_read", kept(object{"operation": "file_read", "path": path}), 10, 42},
 	}
 }
 

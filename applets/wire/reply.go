@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"iter"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -97,9 +98,28 @@ type Reply struct {
 
 // NewReply starts the line of a successful reply on w.
 func NewReply(w io.Writer) *Reply {
-	r := &Reply{w: bufio.NewWriterSize(w, 4<<10)}
-	r.raw(`{"success":true,"data":{`)
+	return newReply(w, `{"success":true,"data":{`)
+}
+
+func newReply(w io.Writer, head string) *Reply {
+	r := &Reply{w: writers.Get().(*bufio.Writer)}
+	r.w.Reset(w)
+	r.raw(head)
 	return r
+}
+
+// writers are shared: the buffer is most of what a small request costs in memory.
+var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 4<<10) }}
+
+// flush writes what is left. It is the last that is done with r.
+func (r *Reply) flush() error {
+	if r.err == nil {
+		r.err = r.w.Flush()
+	}
+	r.w.Reset(nil)
+	writers.Put(r.w)
+	r.w = nil
+	return r.err
 }
 
 func (r *Reply) raw(s string) {
@@ -192,22 +212,15 @@ func (r *Reply) Text(name string, src io.Reader) {
 // End ends the line and returns the first error of writing it.
 func (r *Reply) End() error {
 	r.raw("}}\n")
-	if r.err == nil {
-		r.err = r.w.Flush()
-	}
-	return r.err
+	return r.flush()
 }
 
 // WriteData writes a successful reply whose data is what v encodes to, an object.
 func WriteData(w io.Writer, v any) error {
-	r := &Reply{w: bufio.NewWriter(w)}
-	r.raw(`{"success":true,"data":`)
+	r := newReply(w, `{"success":true,"data":`)
 	r.json(v)
 	r.raw("}\n")
-	if r.err == nil {
-		r.err = r.w.Flush()
-	}
-	return r.err
+	return r.flush()
 }
 
 // Failure is the reply to a request that failed.
