@@ -5,10 +5,8 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,22 +28,27 @@ type commands struct {
 	limited cgroup.Group // or inside this one, if they have limits: see limit
 	join    bool         // they have to be moved into theirs: see cgroup.CanStartIn
 	oom     oomCounter
-	most    string // processes of one command, for its pids.max; none is ""
+	score   *os.File // the agent's own for the OOM killer
+	most    string   // processes of one command, for its pids.max; none is ""
 
 	// making is held to make or remove groups. The kernel has a lock for that too,
 	// but who waits for that one holds a thread.
 	making    sync.Mutex
 	inhabited []cgroup.Group // by what commands with limits left running
+	prefix    string         // of the groups' names
+	next      uint64         // one's number
 
 	mu      sync.Mutex
 	running map[*command]struct{}
-	next    uint64
 	refused bool
+
+	briefs atomic.Int32 // that are under way
 }
 
 // A command is a started process.
 type command struct {
 	pid      int
+	pidfd    int // until it has ended; -1 on kernels that have none
 	started  time.Time
 	group    cgroup.Group
 	limited  bool        // its group is one of those with limits
@@ -65,6 +68,7 @@ type command struct {
 func newCommands(log *logging.Log, group cgroup.Group) commands {
 	return commands{
 		log: log, group: group, join: !cgroup.CanStartIn(), running: map[*command]struct{}{},
+		prefix: strconv.Itoa(os.Getpid()) + "-", score: openOOMScore(),
 		oom: openOOMCounter(group), most: mostProcesses(group), limited: group.Sibling(cgroup.Limited),
 	}
 }
@@ -81,14 +85,15 @@ func mostProcesses(commands cgroup.Group) string {
 	return strconv.Itoa(all / 2)
 }
 
-// start forks and executes p. Its output waits until the outputs are started.
+// start forks and executes p. Its output waits until the outputs are started, and
+// its end until it is followed.
 func (cs *commands) start(p *plan, outputs ...*output) (*command, error) {
 	group, err := cs.newGroup(p)
 	if err != nil {
 		return nil, err
 	}
-	c := &command{group: group, limited: p.limited(), measured: p.measured, outputs: outputs, done: make(chan struct{}), oomKills: cs.oom.read()}
-	pidfd, shim, err := cs.launch(c, p)
+	c := &command{group: group, pidfd: -1, limited: p.limited(), measured: p.measured, outputs: outputs, done: make(chan struct{}), oomKills: cs.oom.read()}
+	shim, err := cs.launch(c, p)
 	if err != nil {
 		if group.Valid() {
 			_ = group.Remove()
@@ -97,50 +102,79 @@ func (cs *commands) start(p *plan, outputs ...*output) (*command, error) {
 	}
 	cs.resetOOMScore(c)
 	c.lost = errUnknown // until it has been collected
-	go func() {
-		defer close(c.done)
-		defer survive(cs.log, "waiting for a command")
-		c.wait(pidfd)
-		c.oom = cs.oomKilled(c)
-		c.spent = c.measure()
-	}()
 	if err := shim.await(); err != nil {
+		cs.follow(c)
 		<-c.done
 		cs.finish(c, 0)
+		cs.release(c)
 		return nil, err
 	}
 	return c, nil
 }
 
+// follow has the end of a command waited for, unless that was there already.
+func (cs *commands) follow(c *command) {
+	if c.over() {
+		return
+	}
+	cs.resetOOMScores(c.group)
+	go func() {
+		defer cs.ended(c)
+		defer survive(cs.log, "waiting for a command")
+		c.wait()
+	}()
+}
+
+// ended tells that a command has ended, and been collected.
+func (cs *commands) ended(c *command) {
+	defer close(c.done)
+	defer survive(cs.log, "looking back at a command")
+	if c.pidfd >= 0 {
+		_ = unix.Close(c.pidfd)
+	}
+	c.oom = cs.oomKilled(c)
+	c.spent = c.measure()
+}
+
+// over tells whether the command has ended.
+func (c *command) over() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
+}
+
 var errUnknown = errors.New("its status is unknown")
 
-// launch starts the process in its group, with its pipes. pidfd is -1 on kernels
-// that have none; shim is nil for a command that is executed at once.
-func (cs *commands) launch(c *command, p *plan) (pidfd int, shim *shim, err error) {
-	pidfd = -1
+// launch starts the process in its group, with its pipes. shim is nil for a command
+// that is executed at once.
+func (cs *commands) launch(c *command, p *plan) (shim *shim, err error) {
 	attr := &syscall.ProcAttr{Dir: p.cwd, Env: p.env}
-	attr.Sys = &syscall.SysProcAttr{Setsid: true, Credential: p.cred, PidFD: &pidfd}
+	attr.Sys = &syscall.SysProcAttr{Setsid: true, Credential: p.cred, PidFD: &c.pidfd}
 	switch {
 	case c.group.Valid() && !cs.join:
 		dir, err := c.group.Open()
 		if err != nil {
-			return -1, nil, err
+			return nil, err
 		}
-		defer dir.Close()
-		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(dir.Fd())
+		defer unix.Close(dir)
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, dir
 	case !c.group.Valid():
 		// Without cgroups, at least no command outlives the agent.
 		attr.Sys.Pdeathsig = syscall.SIGKILL
 	}
 	if p.tty != nil {
-		attr.Files = slices.Repeat([]uintptr{p.tty.Fd()}, 3)
+		tty := p.tty.Fd()
+		attr.Files = []uintptr{tty, tty, tty}
 		attr.Sys.Setctty = true
 	} else {
 		attr.Files = []uintptr{p.stdin.Fd()}
 		for _, o := range c.outputs {
 			w, err := o.pipe()
 			if err != nil {
-				return -1, nil, err
+				return nil, err
 			}
 			defer unix.Close(w)
 			attr.Files = append(attr.Files, uintptr(w))
@@ -152,15 +186,15 @@ func (cs *commands) launch(c *command, p *plan) (pidfd int, shim *shim, err erro
 	}
 	if p.needsShim(cs.join) {
 		if shim, err = newShim(p, c.group, cs.join, attr); err != nil {
-			return -1, nil, err
+			return nil, err
 		}
 		defer shim.theirs.Close()
 		start = shim.fork
 	}
-	if err = cs.fork(c, cs.join && shim == nil, start); err != nil && shim != nil { // which sets pidfd
+	if err = cs.fork(c, cs.join && shim == nil, start); err != nil && shim != nil { // which sets c.pidfd
 		_ = shim.ours.Close()
 	}
-	return pidfd, shim, err
+	return shim, err
 }
 
 // fork starts the process. The lock is held from the question whether it may to
@@ -201,21 +235,21 @@ func (cs *commands) refuse() {
 // newGroup makes a cgroup for one command. There is none where somebody has
 // unmounted or hidden the hierarchy since: that must not end all service.
 func (cs *commands) newGroup(p *plan) (cgroup.Group, error) {
-	if !cs.group.Exists() {
+	if !cs.group.Valid() || p.limited() && !cs.group.Exists() {
 		return cgroup.Group{}, p.unlimited("cgroup v2")
 	}
-	cs.mu.Lock()
-	cs.next++
-	n := cs.next
-	cs.mu.Unlock()
 	cs.making.Lock()
 	defer cs.making.Unlock()
+	cs.next++
 	// The groups of an agent that crashed may still be there.
-	name := fmt.Sprintf("%d-%d", os.Getpid(), n)
+	name := cs.prefix + strconv.FormatUint(cs.next, 10)
 	if p.limited() {
 		return cs.limitedGroup(name, p)
 	}
 	g, err := cs.group.Child(name)
+	if err != nil && !cs.group.Exists() {
+		return cgroup.Group{}, nil
+	}
 	if err == nil && cs.most != "" {
 		_ = g.Write("pids.max", cs.most)
 	}
@@ -238,11 +272,12 @@ func (cs *commands) killScope() string {
 	return "process_group"
 }
 
-// wait waits for the process without holding a thread, if pidfd is one.
-func (c *command) wait(pidfd int) {
-	if pidfd >= 0 {
-		_ = unix.SetNonblock(pidfd, true) // makes os.NewFile poll it
-		f := os.NewFile(uintptr(pidfd), "pidfd")
+// wait waits for the process without holding a thread, if there is a pidfd.
+func (c *command) wait() {
+	if c.pidfd >= 0 {
+		_ = unix.SetNonblock(c.pidfd, true) // makes os.NewFile poll it
+		f := os.NewFile(uintptr(c.pidfd), "pidfd")
+		c.pidfd = -1
 		defer f.Close()
 		if raw, err := f.SyscallConn(); err == nil {
 			ended := false
@@ -321,10 +356,8 @@ func (c *command) await(gone context.Context, limit, grace time.Duration) (timed
 // ask asks the command to end, and waits until it has, its grace is over, or its
 // client gone. It is false if the command had ended already.
 func (c *command) ask(gone context.Context, grace time.Duration) bool {
-	select {
-	case <-c.done:
+	if c.over() {
 		return false
-	default:
 	}
 	c.terminate()
 	timer := time.NewTimer(grace)
@@ -349,23 +382,42 @@ func (c *command) gotKilled() bool {
 	return c.status.Signaled() && c.status.Signal() == unix.SIGKILL
 }
 
-// finish ends the collection of output and gives back what the command held.
-// What it left running goes on running, but not with its client's pipes.
+// finish ends the collection of output. What the command left running goes on
+// running, but not with its client's pipes.
 func (cs *commands) finish(c *command, grace time.Duration) {
 	deadline := time.Now().Add(grace)
 	for _, o := range c.outputs {
 		o.finish(deadline)
 	}
+	if c.over() {
+		cs.forget(c)
+	}
+}
+
+// release gives back what the command held, which a client need not wait for.
+func (cs *commands) release(c *command) {
+	// Most have left nothing behind: to remove the group takes less than to wake
+	// another thread for it.
+	if c.over() && (!c.group.Valid() || cs.tryRemove(c.group) == nil) {
+		return
+	}
 	go func() {
 		defer survive(cs.log, "cleaning up behind a command")
 		<-c.done // now, unless the command can't die
+		cs.forget(c)
 		if c.group.Valid() {
+			cs.resetOOMScores(c.group) // of what it left
 			cs.removeGroup(c.group)
 		}
-		cs.mu.Lock()
-		delete(cs.running, c)
-		cs.mu.Unlock()
 	}()
+}
+
+// forget takes a command from those that are to be ended: its number may soon be
+// another's.
+func (cs *commands) forget(c *command) {
+	cs.mu.Lock()
+	delete(cs.running, c)
+	cs.mu.Unlock()
 }
 
 // How long the processes of a command may take to die or to be moved, and after

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -61,10 +62,17 @@ func (a *Agent) run(r *request, e *wire.Exec) error {
 	// It may run for long: what it was started with is of no more use.
 	plan.argv, plan.env, e.Cmd, e.Env = nil, nil, nil, nil
 	r.lines.Free()
-	out.start(a.log)
-	errs.start(a.log)
-	gone, stop := withGone(r)
-	defer stop()
+	defer a.commands.release(c) // behind the reply
+	a.commands.brief(c, r.conn, e.Timeout)
+	a.commands.follow(c)
+	gone := context.Background()
+	if !c.over() || !out.ended || !errs.ended {
+		out.start(a.log)
+		errs.start(a.log)
+		var stop func()
+		gone, stop = withGone(r)
+		defer stop()
+	}
 	timedOut, err := c.await(gone, e.Timeout, e.Grace)
 	a.commands.finish(c, a.limits.DrainGrace)
 	if gone.Err() != nil {

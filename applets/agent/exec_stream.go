@@ -62,6 +62,7 @@ func (a *Agent) execDetached(r *request, e *wire.Exec) error {
 func (a *Agent) discard(p *streamed) {
 	p.kill()
 	a.commands.finish(p.command, 0)
+	a.commands.release(p.command)
 	_ = p.stdin.Close()
 }
 
@@ -111,6 +112,7 @@ func (a *Agent) startStreamed(r *request, e *wire.Exec) (*streamed, error) {
 	}
 	if err == nil {
 		if p.command, err = a.commands.start(plan, outputs...); err == nil {
+			a.commands.follow(p.command)
 			return p, nil
 		}
 	}
@@ -161,6 +163,7 @@ func (a *Agent) converse(s *stream, p *streamed, e *wire.Exec) error {
 	}()
 	timedOut, err := p.await(broken, e.Timeout, e.Grace)
 	a.commands.finish(p.command, a.limits.DrainGrace)
+	defer a.commands.release(p.command)
 	cause := context.Cause(broken)
 	// What is still said to it is of no use.
 	_ = p.stdin.Close()

@@ -204,8 +204,8 @@ func TestNoPidfd(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := &command{pid: pid, started: time.Now()}
-		c.wait(fd)
+		c := &command{pid: pid, pidfd: fd, started: time.Now()}
+		c.wait()
 		if c.lost != nil || c.status.ExitStatus() != 3 {
 			t.Errorf("pidfd %d: %v %v", fd, c.status, c.lost)
 		}

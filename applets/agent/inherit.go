@@ -21,6 +21,9 @@ func disinherit() {
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) // it ends the program for this one, where it comes of a write
 	sigaction.Catch(unix.SIGHUP, unix.SIGQUIT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
 	sigaction.TakeBack()
+	// Nobody waits for this one: a child's end is told by its pidfd. The handler would
+	// wake a thread for each.
+	sigaction.Default(unix.SIGCHLD)
 	const first, last = 3, 1<<31 - 1
 	if unix.CloseRange(first, last, unix.CLOSE_RANGE_CLOEXEC) == nil {
 		return

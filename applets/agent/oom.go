@@ -3,14 +3,13 @@
 package agent
 
 import (
-	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/hyperfleet/init/applets/internal/cgroup"
-	"golang.org/x/sys/unix"
 )
 
 // An oomCounter is where the kernel counts the commands' processes that it has
@@ -40,20 +39,23 @@ func (o oomCounter) read() int {
 	return 0
 }
 
-// oomScore is a process's file; see proc(5).
-func oomScore(pid int) string { return fmt.Sprintf("/proc/%d/oom_score_adj", pid) }
+// zeroScore makes a process's 0; see oom_score_adj in proc(5).
+func zeroScore(pid int) error {
+	return cgroup.WriteFile("/proc/"+strconv.Itoa(pid), "oom_score_adj", "0")
+}
 
-// ownOOMScoreIsZero asks with as few system calls as possible: os.ReadFile makes
-// three times as many, at each exec.
-func ownOOMScoreIsZero() bool {
-	fd, err := unix.Open("/proc/self/oom_score_adj", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return true // no /proc, in which the command's could be written
-	}
-	defer unix.Close(fd)
+// openOOMScore opens the agent's own, which is looked at for each command; nil if
+// there is no /proc, in which the command's could be written.
+func openOOMScore() *os.File {
+	f, _ := os.Open("/proc/self/oom_score_adj")
+	return f
+}
+
+// scoreIsZero tells whether the agent's own is 0.
+func (cs *commands) scoreIsZero() bool {
 	var b [8]byte
-	n, err := retry(func() (int, error) { return unix.Read(fd, b[:]) })
-	return err == nil && string(b[:n]) == "0\n"
+	n, _ := cs.score.ReadAt(b[:], 0) // io.EOF, since there is less; none of no file
+	return n == 0 || string(b[:n]) == "0\n"
 }
 
 // resetLimit bounds the search for what a command has forked.
@@ -61,24 +63,29 @@ const resetLimit = 50 * time.Millisecond
 
 // resetOOMScore makes a command an ordinary victim for the OOM killer, which is
 // to pass over the agent: a child inherits its parent's score. What the command
-// has forked by now inherited it too.
+// has forked by now inherited it too; see resetOOMScores.
 func (cs *commands) resetOOMScore(c *command) {
-	if ownOOMScoreIsZero() {
+	if !cs.scoreIsZero() {
+		_ = zeroScore(c.pid)
+	}
+}
+
+// resetOOMScores does that to all that are in a command's group. One that has ended
+// within a moment, and has left nothing, does not need it.
+func (cs *commands) resetOOMScores(g cgroup.Group) {
+	if !g.Valid() || cs.scoreIsZero() {
 		return
 	}
-	reset := map[int]bool{}
+	var reset []int
 	// What forks as fast as this looks must not hold up its own timeout.
 	deadline := time.Now().Add(resetLimit)
 	for again := true; again && time.Now().Before(deadline); {
 		again = false
-		pids := []int{c.pid}
-		if c.group.Valid() && len(reset) > 0 {
-			pids, _ = c.group.Procs()
-		}
+		pids, _ := g.Procs()
 		for _, pid := range pids {
-			if !reset[pid] {
-				reset[pid] = true
-				again = os.WriteFile(oomScore(pid), []byte("0"), 0) == nil && c.group.Valid() || again
+			if !slices.Contains(reset, pid) {
+				reset = append(reset, pid)
+				again = zeroScore(pid) == nil || again
 			}
 		}
 	}

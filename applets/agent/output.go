@@ -28,33 +28,41 @@ type output struct {
 	spool
 	max       int64
 	truncated bool
-	sink      func(p []byte) // takes what comes, instead of the spool
-	passage   *passage       // for what is for sink, while that is much; or nil
-	much      bool           // it was
-	held      bool           // something held the pipe open at the deadline
-	r         *os.File
+	sink      func(p []byte)            // takes what comes, instead of the spool
+	passage   *passage                  // for what is for sink, while that is much; or nil
+	much      bool                      // it was
+	held      bool                      // something held the pipe open at the deadline
+	fd        int                       // of the pipe, until r is
+	r         *os.File                  // made by start; or a terminal
+	ended     bool                      // it is at its end; see command.brief
 	deadline  atomic.Pointer[time.Time] // of the collection; nil while there is none
 	done      chan struct{}             // closed when the pipe is at its end, or let go
 }
 
 func newOutput(max int64, memory *share, open func() (*os.File, error)) *output {
-	return &output{spool: spool{limit: max, memory: memory, open: open}, max: max}
+	return &output{spool: spool{limit: max, memory: memory, open: open}, max: max, fd: -1}
 }
 
 // pipe makes the pipe and returns the end to write to.
 func (o *output) pipe() (w int, err error) {
 	var p [2]int
-	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		return -1, os.NewSyscallError("pipe2", err)
 	}
-	_ = unix.SetNonblock(p[0], true) // this end only
-	o.r = os.NewFile(uintptr(p[0]), "pipe")
+	_, _ = unix.FcntlInt(uintptr(p[1]), unix.F_SETFL, 0) // ours alone does not block
+	o.fd = p[0]
 	return p[1], nil
 }
 
 // start starts to collect. A command's first output waits in the pipe; what is
 // started before the fork only competes with it.
 func (o *output) start(log *logging.Log) {
+	if o.ended {
+		return
+	}
+	if o.r == nil {
+		o.r, o.fd = os.NewFile(uintptr(o.fd), "pipe"), -1
+	}
 	o.done = make(chan struct{})
 	go func() {
 		defer close(o.done)
@@ -147,18 +155,27 @@ func (o *output) keep(p []byte) {
 // finish waits for the end of the pipe, but only until the deadline: something
 // that the command left running may hold it open for ever.
 func (o *output) finish(deadline time.Time) {
-	o.deadline.Store(&deadline)
-	_ = o.r.SetReadDeadline(deadline)
 	if o.done != nil {
+		o.deadline.Store(&deadline)
+		_ = o.r.SetReadDeadline(deadline)
 		<-o.done
 	}
-	_ = o.r.Close()
+	o.shut()
+}
+
+// shut closes the pipe, if it is open.
+func (o *output) shut() {
+	if o.r != nil {
+		_ = o.r.Close()
+	}
+	if o.fd >= 0 {
+		_ = unix.Close(o.fd)
+		o.fd = -1
+	}
 }
 
 func (o *output) close() {
-	if o.r != nil {
-		_ = o.r.Close() // again, where the command did not start
-	}
+	o.shut() // again, where the command did not start
 	o.passage.close()
 	o.spool.close()
 }

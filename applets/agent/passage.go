@@ -68,7 +68,7 @@ const gather = 50 * time.Microsecond
 // read meanwhile. What comes when the pipe has been empty does not wait for more.
 func (p *passage) move(pipe uintptr) (int, error) {
 	if p.few { // time.Sleep would be a millisecond
-		_ = unix.Nanosleep(&unix.Timespec{Nsec: int64(gather)}, nil)
+		_, _ = unix.Ppoll(nil, &unix.Timespec{Nsec: int64(gather)}, nil)
 	}
 	n, err := p.duct.fill(pipe, ductSize)
 	p.few = n > 0 && n < ductSize/2

@@ -67,13 +67,15 @@ func resolve(e wire.Exec) (*plan, error) {
 			return nil, fmt.Errorf("groups: %w", err)
 		}
 	}
-	fd, err := retry(func() (int, error) {
-		return unix.Open(cwd, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("cwd: %s: %w", cwd, err)
+	if cwd != "/" {
+		fd, err := retry(func() (int, error) {
+			return unix.Open(cwd, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("cwd: %s: %w", cwd, err)
+		}
+		_ = unix.Close(fd)
 	}
-	_ = unix.Close(fd)
 	p.path, err = findProgram(e.Cmd[0], cwd, p.env)
 	return p, err
 }

@@ -150,8 +150,8 @@ func spawn(t testing.TB, p prepare, configure func(*exec.Cmd), args ...string) *
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer d.Close()
-		a.SysProcAttr.UseCgroupFD, a.SysProcAttr.CgroupFD = true, int(d.Fd())
+		defer unix.Close(d)
+		a.SysProcAttr.UseCgroupFD, a.SysProcAttr.CgroupFD = true, d
 	}
 	if configure != nil {
 		configure(a.Cmd)
@@ -472,3 +472,6 @@ func readDir(t testing.TB, dir string) []string {
 	}
 	return names
 }
+
+// oomScore is a process's file; see proc(5).
+func oomScore(pid int) string { return fmt.Sprintf("/proc/%d/oom_score_adj", pid) }

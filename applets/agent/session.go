@@ -170,6 +170,7 @@ func (a *Agent) detach(r *request, e *wire.Exec) (*commandSession, error) {
 func (a *Agent) runSession(s *commandSession, timeout, grace time.Duration) {
 	timedOut, err := s.process.await(context.Background(), timeout, grace)
 	a.commands.finish(s.process.command, a.limits.DrainGrace)
+	a.commands.release(s.process.command)
 	_ = s.process.stdin.Close()
 	s.exit, s.err, s.over = s.process.exit(timedOut), err, time.Now()
 	s.ring.end()

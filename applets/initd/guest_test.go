@@ -134,8 +134,8 @@ func inGroup(t testing.TB, attr *syscall.SysProcAttr) cgroup.Group {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { dir.Close() })
-	attr.UseCgroupFD, attr.CgroupFD = true, int(dir.Fd())
+	t.Cleanup(func() { unix.Close(dir) })
+	attr.UseCgroupFD, attr.CgroupFD = true, dir
 	return group
 }
 

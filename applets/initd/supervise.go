@@ -111,8 +111,8 @@ func (s *supervisor) start(c *child, path string, argv, env []string, group cgro
 	attr := &syscall.ProcAttr{Dir: "/", Env: env, Files: files, Sys: &syscall.SysProcAttr{Setsid: true}}
 	if group.Valid() {
 		if dir, err := group.Open(); err == nil {
-			defer dir.Close()
-			attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(dir.Fd())
+			defer unix.Close(dir)
+			attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, dir
 		}
 	}
 	// A workload on a terminal gets it as its controlling one: without, Ctrl-C

@@ -17,6 +17,7 @@ import (
 
 	"github.com/hyperfleet/init/applets/client"
 	"github.com/hyperfleet/init/applets/internal/cgroup"
+	"golang.org/x/sys/unix"
 )
 
 // A guest is a real agent in a process of its own.
@@ -78,9 +79,9 @@ func (g *guest) confine(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(d.Fd())}
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: d}
 	t.Cleanup(func() {
-		_ = d.Close()
+		_ = unix.Close(d)
 		_ = group.Kill()
 		eventually(t, "the test's cgroup can be removed", func() bool { return group.Remove() == nil })
 	})

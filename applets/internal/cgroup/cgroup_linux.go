@@ -107,22 +107,35 @@ func (g Group) Child(name string) (Group, error) {
 }
 
 // Open opens the directory, for clone3 to start a process in it.
-func (g Group) Open() (*os.File, error) {
-	fd, err := unix.Open(g.dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: g.dir, Err: err}
+func (g Group) Open() (fd int, err error) {
+	if fd, err = unix.Open(g.dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		err = &os.PathError{Op: "open", Path: g.dir, Err: err}
 	}
-	return os.NewFile(uintptr(fd), g.dir), nil
+	return fd, err
 }
 
 // Write writes one of the group's files.
-func (g Group) Write(file, value string) error {
-	f, err := os.OpenFile(filepath.Join(g.dir, file), os.O_WRONLY, 0)
-	if err != nil {
-		return err
+func (g Group) Write(file, value string) error { return WriteFile(g.dir, file, value) }
+
+// WriteFile writes a file of the kernel's with three system calls, and does not ask
+// whether it can be polled, as package os does.
+func WriteFile(dir, file, value string) error {
+	path := dir + "/" + file
+	for {
+		op := "open"
+		fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			op = "write"
+			_, err = unix.Write(fd, []byte(value))
+			_ = unix.Close(fd)
+		}
+		switch {
+		case err == nil:
+			return nil
+		case err != unix.EINTR:
+			return &os.PathError{Op: op, Path: path, Err: err}
+		}
 	}
-	_, err = f.WriteString(value)
-	return errors.Join(err, f.Close())
 }
 
 // Enable turns on, for the groups inside g, those of the controllers that the

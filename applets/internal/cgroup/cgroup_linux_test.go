@@ -52,9 +52,9 @@ func startIn(t *testing.T, g Group, script string) (pid int, ended chan error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Close()
+	defer unix.Close(d)
 	c := exec.Command("sh", "-c", script)
-	c.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(d.Fd()), Setsid: true}
+	c.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: d, Setsid: true}
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
