@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/hyperfleet/init/applets/internal/cgroup"
 	"github.com/hyperfleet/init/applets/internal/logging"
+	"github.com/hyperfleet/init/applets/internal/sigaction"
 	"github.com/hyperfleet/init/applets/wire"
 	"golang.org/x/sys/unix"
 )
@@ -205,14 +205,8 @@ func (cs *commands) fork(c *command, join bool, start func() (pid int, err error
 	if cs.refused {
 		return errShuttingDown
 	}
-	// A process starts with the blocked signals of the thread that forks it.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &unix.Sigset_t{}, nil); err != nil {
-		return os.NewSyscallError("sigprocmask", err)
-	}
 	c.started = time.Now()
-	if c.pid, err = start(); err != nil {
+	if c.pid, err = sigaction.Fork(start); err != nil {
 		return err
 	}
 	cs.running[c] = struct{}{}

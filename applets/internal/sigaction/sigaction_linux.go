@@ -64,6 +64,8 @@ func Fork(fork func() (pid int, err error)) (pid int, err error) {
 	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &unix.Sigset_t{}, &old); err != nil {
 		return 0, os.NewSyscallError("sigprocmask", err)
 	}
-	defer func() { _ = unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil) }()
+	if old != (unix.Sigset_t{}) {
+		defer func() { _ = unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil) }()
+	}
 	return fork()
 }
