@@ -5,6 +5,7 @@ package agent
 import (
 	"archive/tar"
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/hyperfleet/init/applets/client"
@@ -104,6 +106,48 @@ func TestCopyFromHostile(t *testing.T) {
 		if now := append(describeTree(t, dir+"/outside"), readDir(t, dir)...); !slices.Equal(now, beside) {
 			t.Errorf("%s: outside there is now\n%s\nbefore\n%s", row.what, strings.Join(now, "\n"), strings.Join(beside, "\n"))
 		}
+	}
+}
+
+// TestCopiesAtOnce: two copies of a tree into one directory leave each file whole, and
+// a file of any name is one.
+func TestCopiesAtOnce(t *testing.T) {
+	l := serve(t, testLimits())
+	c := client.New(client.Unix(l.socket))
+	guest, back := t.TempDir(), t.TempDir()
+	for name, size := range map[string]int{"big": 1 << 20, ".hf-partial": 5, "last": 5} {
+		if err := os.WriteFile(filepath.Join(guest, name), bytes.Repeat([]byte("x"), size), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mine := filepath.Join(back, ".hf-partial")
+	if err := os.WriteFile(mine, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again := sync.OnceFunc(func() {
+		o := client.CopyOptions{Exclude: []string{".hf-partial"}}
+		if _, err := c.CopyFrom(t.Context(), guest, back, o); err != nil {
+			t.Error("the other:", err)
+		}
+		if b, err := os.ReadFile(mine); err != nil || len(b) < 4 {
+			t.Errorf("a file that was there: %q, %v", b, err)
+		}
+	})
+	o := client.CopyOptions{Progress: func(n int64) {
+		if n > 5 { // in the middle of the big one
+			again()
+		}
+	}}
+	if _, err := c.CopyFrom(t.Context(), guest, back, o); err != nil {
+		t.Error(err)
+	}
+	for name, size := range map[string]int{"big": 1 << 20, ".hf-partial": 5, "last": 5} {
+		if b, err := os.ReadFile(filepath.Join(back, name)); err != nil || len(b) != size {
+			t.Errorf("%s: %d bytes, %v", name, len(b), err)
+		}
+	}
+	if names := readDir(t, back); len(names) != 3 {
+		t.Error(names)
 	}
 }
 

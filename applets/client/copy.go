@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path"
 	"path/filepath"
@@ -177,12 +178,10 @@ func (u *unpacker) all(archive *tar.Reader) error {
 // maxName is PATH_MAX of Linux.
 const maxName = 4096
 
-// tempFile is what an entry is called until it is complete.
-const tempFile = ".hf-partial"
-
 func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
-	temp := path.Join(path.Dir(h.Name), tempFile)
-	_ = u.root.Remove(temp) // of a copy that was cut off
+	// What it is called until it is complete. Nobody else has that name, in a copy that
+	// runs beside this one, say, or it is theirs.
+	temp := path.Join(path.Dir(h.Name), fmt.Sprintf(".hf-%016x", rand.Uint64()))
 	var err error
 	switch h.Typeflag {
 	case tar.TypeDir:
@@ -206,6 +205,9 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 	default:
 		u.result.skip(h.Name, "not a file, directory or link")
 		return nil
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return err
 	}
 	if err == nil {
 		err = u.root.Rename(temp, h.Name)
