@@ -182,7 +182,7 @@ func TestFilePutLost(t *testing.T) {
 	o := client.PutOptions{Partial: "token-1", Hash: true}
 	cutOff(t, c, path, content[:1<<20], o)
 	l.settle(t)
-	if left := readDir(t, dir); len(left) != 1 || left[0] != ".hf-partial-token-1" {
+	if left := readDir(t, dir); len(left) != 1 || !strings.HasPrefix(left[0], ".hf-partial-token-1-") {
 		t.Fatalf("left %v", left)
 	}
 	// As text, or it would be gone on with.
@@ -257,7 +257,7 @@ func TestPartial(t *testing.T) {
 	}
 	// What somebody else has put in its place is not written to.
 	victim := filepath.Join(dir, "victim")
-	partial := filepath.Join(dir, partialPrefix+"x")
+	partial := filepath.Join(dir, (&target{name: "f"}).partialName("x"))
 	if err := errors.Join(os.WriteFile(victim, []byte("old"), 0o644), os.Symlink(victim, partial)); err != nil {
 		t.Fatal(err)
 	}
@@ -282,6 +282,29 @@ func TestPartial(t *testing.T) {
 	}
 	if left := strings.Join(readDir(t, dir), " "); left != ".hf-partial-fresh f victim" {
 		t.Errorf("left %s", left)
+	}
+}
+
+// TestPartialsOfOneName: the same name for uploads to two files is two uploads, also
+// beside each other.
+func TestPartialsOfOneName(t *testing.T) {
+	l := serve(t, testLimits())
+	c := client.New(client.Unix(l.socket))
+	dir := t.TempDir()
+	one, two := filepath.Join(dir, "one"), filepath.Join(dir, strings.Repeat("2", 255))
+	o := client.PutOptions{Partial: strings.Repeat("p", 64)}
+	cutOff(t, c, one, []byte("AAAA"), o)
+	l.settle(t)
+	beside := o
+	beside.Begin = func(int64) error {
+		_, err := c.Put(t.Context(), two, strings.NewReader("BBBBBBBB"), o)
+		return err
+	}
+	if _, err := c.Put(t.Context(), one, strings.NewReader("AAAAAA"), beside); err != nil {
+		t.Error(err)
+	}
+	if got := readFile(t, one) + " " + readFile(t, two); got != "AAAAAA BBBBBBBB" {
+		t.Error(got)
 	}
 }
 

@@ -3,7 +3,9 @@
 package agent
 
 import (
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -12,17 +14,23 @@ import (
 )
 
 // What an upload that can be resumed has received waits in a file beside its
-// target, under a name that the client has chosen a part of. The lock on it says
-// that a connection is at it.
+// target, under a name that the client has chosen a part of and that the target's
+// makes its own. The lock on it says that a connection is at it.
 const (
 	partialPrefix = ".hf-partial-"
 	partialAge    = 24 * time.Hour // after which one that nobody writes to is removed
 )
 
+// partialName is what the file of an upload to t is called: no longer than a name may
+// be, whatever t is called.
+func (t *target) partialName(token string) string {
+	return fmt.Sprintf("%s%s-%.8x", partialPrefix, token, sha256.Sum256([]byte(t.name)))
+}
+
 // openPartial opens the file of an upload, or makes it. Its name is known, so in
 // a directory that others can write to it may be theirs.
 func (t *target) openPartial(token string) (*os.File, error) {
-	dir, name := int(t.dir.Fd()), partialPrefix+token
+	dir, name := int(t.dir.Fd()), t.partialName(token)
 	fd, err := retry(func() (int, error) {
 		return unix.Openat(dir, name, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 	})
@@ -61,7 +69,7 @@ func claim(dir int, name string, fd int) error {
 
 // discardPartial removes the file of an upload, if there is one.
 func (t *target) discardPartial(token string) error {
-	_, err := removePartial(int(t.dir.Fd()), partialPrefix+token, time.Time{})
+	_, err := removePartial(int(t.dir.Fd()), t.partialName(token), time.Time{})
 	if errors.Is(err, unix.ENOENT) {
 		err = nil
 	}
