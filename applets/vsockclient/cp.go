@@ -21,10 +21,12 @@ import (
 const cpHelp = `vm:PATH is a file of the guest, - stdin or stdout, anything else a file here;
 one named vm:… is ./vm:…. Where DST is a directory, SRC is copied into it. A
 file is replaced when all of it has arrived; both sides sum it up (SHA-256), and
-it is an error if they disagree. Modes are kept, less the umask here. Of a tree,
-files, directories, links, times and the user's extended attributes are copied;
-devices and what can't be read are told of and passed over, and the exit status
-is 1. SRC/. is what is in SRC.
+it is an error if they disagree. Permission bits are kept, of what is copied out
+of the guest less the umask here; the guest's counts for nothing. Setuid, setgid
+and sticky bits are dropped without -p. Of a tree, files, directories, links,
+times and the user's extended attributes are copied; devices and what can't be
+read are told of and passed over, and the exit status is 1. SRC/. is what is in
+SRC.
 
 With --resume, what has come of a file when a copy is cut off is kept beside DST
 (a hidden name), and the same command goes on with it if SRC is still the same.
@@ -34,7 +36,7 @@ On a terminal, how far it is, and in the end the sum, are shown on stderr.
 
 func cpFlags(f *flag.FlagSet, o *options) {
 	f.BoolVar(&o.recursive, "r", false, "copy directories with all that is in them")
-	f.BoolVar(&o.preserve, "p", false, "keep times and, for root, owners, and modes whatever the umask")
+	f.BoolVar(&o.preserve, "p", false, "keep times, modes whatever the umask and, into the guest or for root, owners")
 	f.BoolVar(&o.resume, "resume", false, "keep what has come of a file if it is cut off, beside DST, and go on with that")
 	f.BoolVar(&o.verbose, "v", false, "tell each file's size and SHA-256, terminal or not")
 }
@@ -201,9 +203,10 @@ func (k *copier) put(name string, r io.Reader, info fs.FileInfo, dst place) erro
 	var total int64
 	bar := k.progress(name, 0)
 	if info != nil && info.Mode().IsRegular() {
-		mode := info.Mode()
+		mode := info.Mode().Perm()
 		o.Mode, total = &mode, info.Size()
-		if k.preserve {
+		if k.preserve { // with the owner: root's is not to be run as such for a bit of another's
+			mode = info.Mode()
 			o.ModTime, o.Owner = info.ModTime(), ownerOf(info)
 		}
 		if k.resume {

@@ -145,6 +145,27 @@ func TestResumedCopyIsVerified(t *testing.T) {
 	}
 }
 
+// A program that runs as its owner does not become one that runs as root, whom the
+// copy belongs to; with -p the owner is kept too.
+func TestCopyOfSetuid(t *testing.T) {
+	liveAgent(t)
+	dir := t.TempDir()
+	src, dst := filepath.Join(dir, "src"), filepath.Join(dir, "dst")
+	randomFile(t, src, 10)
+	all := 0o755 | os.ModeSetuid | os.ModeSetgid | os.ModeSticky
+	if err := os.Chmod(src, all); err != nil {
+		t.Fatal(err)
+	}
+	for flag, want := range map[string]os.FileMode{"--": 0o755, "-p": all} {
+		if status, _, stderr := invoke("", "cp", flag, src, "vm:"+dst+flag); status != 0 {
+			t.Fatalf("%s: %d, %q", flag, status, stderr)
+		}
+		if info, err := os.Stat(dst + flag); err != nil || info.Mode() != want {
+			t.Errorf("%s: %v, %v", flag, info.Mode(), err)
+		}
+	}
+}
+
 // On a terminal a line shows how far it is, as wide as that is, and then the sum.
 func TestCopyShowsProgress(t *testing.T) {
 	g := liveAgent(t)

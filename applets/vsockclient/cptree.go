@@ -94,9 +94,10 @@ func (k *copier) verify(src place, f *os.File) (client.Sum, error) {
 	return here, err
 }
 
-// keep gives a file the attributes that it has in the guest.
+// keep gives a file the attributes that it has in the guest. A setuid bit goes with its
+// owner only: it is not for the guest to make files that run as who copies them.
 func keep(dir *os.Root, name string, a client.Attr) error {
-	err := dir.Chmod(name, a.Mode)
+	err := dir.Chmod(name, a.Mode.Perm())
 	if os.Geteuid() == 0 {
 		// Afterwards, a setuid bit would be gone.
 		err = errors.Join(dir.Lchown(name, a.UID, a.GID), dir.Chmod(name, a.Mode))
