@@ -77,7 +77,7 @@ func TestTarPutZstd(t *testing.T) {
 		{"of two frames", slices.Concat(zstded(t, big[:half]), zstded(t, big[half:])), nil, "", "one two"},
 		{"with frames to be skipped", slices.Concat(skipped, hello, skipped), nil, "", "hello.txt"},
 		{"with empty frames", slices.Concat(empty, hello, empty), nil, "", "hello.txt"},
-		{"nothing", empty, nil, "", ""},
+		{"nothing", empty, unix.EBADMSG, "ends in the middle", ""},
 		{"the magic alone", hello[:4], unix.EBADMSG, "ends in the middle", ""},
 		{"half a header", hello[:6], unix.EBADMSG, "ends in the middle", ""},
 		{"without its checksum", hello[:len(hello)-4], unix.EBADMSG, "ends in the middle", ""}, // its only block is not known to be right

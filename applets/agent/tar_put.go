@@ -144,7 +144,7 @@ func (u *unpacking) archive(src io.Reader) error {
 	if err != nil {
 		return err
 	}
-	archive := tar.NewReader(in)
+	archive := tar.NewReader(unended{in})
 	for {
 		h, err := archive.Next()
 		if err == io.EOF {
@@ -171,6 +171,21 @@ func (u *unpacking) archive(src io.Reader) error {
 	}
 	u.result.Bytes = in.n
 	return nil
+}
+
+// unended reads what ends with something else than its last byte: for package tar an
+// archive that was cut off between two entries, or is empty, is all of one.
+type unended struct{ io.Reader }
+
+func (u unended) Read(p []byte) (int, error) {
+	n, err := u.Reader.Read(p)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+		if n > 0 {
+			err = nil // the next Read will say so
+		}
+	}
+	return n, err
 }
 
 // onlyWriter hides a ReadFrom, so that io.CopyBuffer keeps to its buffer.

@@ -149,11 +149,15 @@ func TestTarPutBroken(t *testing.T) {
 		want    error
 		left    string
 	}{
-		{"nothing at all", nil, nil, ""},
+		{"nothing at all", nil, unix.EBADMSG, ""},
+		{"nothing, compressed", gzipped(nil), unix.EBADMSG, ""},
+		{"empty", make([]byte, 1024), nil, ""},
 		{"whole", whole, nil, "one two"},
 		{"compressed", gzipped(whole), nil, "one two"},
 		{"with more behind it", append(slices.Clone(whole), make([]byte, 100000)...), nil, "one two"},
-		{"without its end", whole[:len(whole)-1024], nil, "one two"},
+		{"without its end", whole[:len(whole)-1024], unix.EBADMSG, "one two"},
+		{"cut between two files", whole[:1024], unix.EBADMSG, "one"},
+		{"cut between two files, compressed", gzipped(whole[:1024]), unix.EBADMSG, "one"},
 		{"cut in a file", whole[:200000], unix.EBADMSG, "one"},
 		{"cut in a header", whole[:1200], unix.EBADMSG, "one"},
 		{"compressed and cut", gzipped(whole)[:300], unix.EBADMSG, ""},
