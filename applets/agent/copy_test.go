@@ -151,6 +151,35 @@ func TestCopiesAtOnce(t *testing.T) {
 	}
 }
 
+// TestCopyOfShrinking: a file that becomes shorter while it is sent is told of, and
+// the rest is not affected.
+func TestCopyOfShrinking(t *testing.T) {
+	c := client.New(client.Unix(serve(t, testLimits()).socket))
+	tree, guest := t.TempDir(), filepath.Join(t.TempDir(), "guest")
+	for name, size := range map[string]int{"a": 10, "log": 8 << 20, "z": 10} {
+		if err := os.WriteFile(filepath.Join(tree, name), bytes.Repeat([]byte("x"), size), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	shrink := sync.OnceFunc(func() { _ = os.Truncate(filepath.Join(tree, "log"), 100) })
+	o := client.CopyOptions{Progress: func(n int64) {
+		if n > 10 {
+			shrink()
+		}
+	}}
+	result, err := c.CopyTo(t.Context(), tree, guest, o)
+	if err != nil || len(result.Skipped) != 1 || !strings.HasPrefix(result.Skipped[0], "log: it became shorter") {
+		t.Errorf("%+v, %v", result, err)
+	}
+	b, err := os.ReadFile(filepath.Join(guest, "log"))
+	if err != nil || len(b) != 8<<20 || b[99] != 'x' || b[len(b)-1] != 0 {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+	if names := strings.Join(readDir(t, guest), " "); names != "a log z" {
+		t.Error(names)
+	}
+}
+
 // TestCopyErrors: what can't be read here, and what the guest refuses.
 func TestCopyErrors(t *testing.T) {
 	l := serve(t, testLimits())

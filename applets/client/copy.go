@@ -34,7 +34,7 @@ type CopyOptions struct {
 type CopyResult struct {
 	Entries int64
 	Bytes   int64    // of content; where that is sent, without the holes of files
-	Skipped []string // names of what can't be copied, and why; at most wire.MaxWarnings
+	Skipped []string // names of what can't be copied, or not as it was, and why; at most wire.MaxWarnings
 }
 
 func (r *CopyResult) skip(name string, why any) {
@@ -46,7 +46,8 @@ func (r *CopyResult) skip(name string, why any) {
 // CopyTo copies what is in a local directory into a directory of the guest, which
 // is made if it is missing. Of files it copies content without its holes, permission
 // bits, times and the user's extended attributes, and symbolic and hard links as they
-// are; devices, sockets and FIFOs are skipped, and so is what can't be read. All of it
+// are; devices, sockets and FIFOs are skipped, and so is what can't be read. A file that
+// becomes shorter meanwhile is filled up with zeros, and told of in Skipped. All of it
 // belongs to root in the guest, unless o.Owners.
 func (c *Client) CopyTo(ctx context.Context, local, guest string, o CopyOptions) (CopyResult, error) {
 	var result CopyResult

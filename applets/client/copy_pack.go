@@ -161,11 +161,9 @@ func (p *packer) file(name string, h *tarhead.Header) error {
 	if _, err := io.WriteString(p.w, table); err != nil {
 		return err
 	}
+	short := false
 	for _, e := range parts {
-		if _, err := f.Seek(e.Offset, io.SeekStart); err != nil {
-			return err
-		}
-		if err := p.content(f, name, e.Size); err != nil {
+		if short, err = p.content(f, name, e, short); err != nil {
 			return err
 		}
 	}
@@ -183,10 +181,29 @@ func (p *packer) inodeOf(name string) (i inode) {
 	return i
 }
 
-func (p *packer) content(f *os.File, name string, size int64) error {
-	n, err := io.CopyN(&progress{p.w, p.result, p.o.Progress}, f, size)
-	if err == io.EOF {
-		err = fmt.Errorf("%s became %d bytes shorter while it was read: %w", name, size-n, io.ErrUnexpectedEOF)
+// content sends a part of a file. How long that is has been told, so what can't be read,
+// since the file has become shorter, say, is made up for with zeros; short is that it has.
+func (p *packer) content(f *os.File, name string, e tarhead.Extent, short bool) (bool, error) {
+	w := &progress{p.w, p.result, p.o.Progress}
+	buf := make([]byte, min(e.Size, pieceSize))
+	for e.Size > 0 {
+		piece := buf[:min(e.Size, int64(len(buf)))]
+		n, err := 0, error(nil)
+		if !short {
+			if n, err = f.ReadAt(piece, e.Offset); n < len(piece) {
+				short = true
+				if err == io.EOF {
+					err = errors.New("it became shorter while it was read")
+				}
+				p.result.skip(name, fmt.Errorf("%w: filled up with %d zeros", err, e.Size-int64(n)))
+			}
+		}
+		clear(piece[n:])
+		if _, err := w.Write(piece); err != nil {
+			return short, err
+		}
+		e.Offset += int64(len(piece))
+		e.Size -= int64(len(piece))
 	}
-	return err
+	return short, nil
 }
