@@ -52,10 +52,11 @@ type Agent struct {
 	stopping chan struct{} // closed by Stop
 	stopOnce sync.Once
 
-	mu    sync.Mutex
-	conns map[*conn]struct{}
-	room  *sync.Cond // signalled when conns shrinks or one of them becomes idle
-	wg    sync.WaitGroup
+	mu      sync.Mutex
+	conns   map[*conn]struct{}
+	streams int        // how many of them are in streams, or about to be
+	room    *sync.Cond // signalled when conns shrinks or one of them becomes idle
+	wg      sync.WaitGroup
 }
 
 // New returns an agent that admits peers by policy. Commands run in groups
@@ -138,6 +139,7 @@ func (a *Agent) begin(nc net.Conn) {
 			_ = nc.Close()
 			a.mu.Lock()
 			delete(a.conns, c)
+			a.endStream(c)
 			a.mu.Unlock()
 			a.room.Broadcast()
 		}()
@@ -222,8 +224,33 @@ func (a *Agent) again(c *conn) bool {
 		return false
 	}
 	c.wait()
+	a.endStream(c) // which it did not begin
 	a.room.Broadcast()
 	return true
+}
+
+// streams is how many connections may be in streams. Those never make room, as they may be
+// silent for ever, so some are kept for requests that are answered and gone.
+func (l Limits) streams() int { return l.Conns - max(l.Conns/16, min(4, l.Conns/2)) }
+
+// beginStream takes one of the places for streams, before the operation does anything.
+func (a *Agent) beginStream(c *conn) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if most := a.limits.streams(); a.streams >= most {
+		return refuse(unix.EAGAIN, "busy: there are %d streams, as many as may be (see --max-connections); try again later", most)
+	}
+	a.streams++
+	c.streaming = true
+	return nil
+}
+
+// endStream gives the place of c back, if it has one, with the lock held.
+func (a *Agent) endStream(c *conn) {
+	if c.streaming {
+		a.streams--
+		c.streaming = false
+	}
 }
 
 func (a *Agent) isStopping() bool {

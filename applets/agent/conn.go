@@ -24,6 +24,8 @@ type conn struct {
 	written int64        // bytes of replies
 	vsock   bool
 
+	streaming bool // it is one of Agent.streams
+
 	// lag is by how long the client is behind the slowest rate that it should
 	// have, in ns; since is when the read or write began that waits for it, or 0.
 	lag, since atomic.Int64

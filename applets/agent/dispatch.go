@@ -59,14 +59,14 @@ func operations() map[string]operation {
 		wire.OpFileStat:   (*Agent).fileStat,
 		wire.OpFileDelete: (*Agent).fileDelete,
 		wire.OpExec:       (*Agent).exec,
-		wire.OpForward:    (*Agent).forward,
+		wire.OpForward:    streaming((*Agent).forward),
 		wire.OpPS:         (*Agent).ps,
-		wire.OpListen:     (*Agent).listen,
-		wire.OpAccept:     (*Agent).accept,
-		wire.OpLogs:       (*Agent).logs,
+		wire.OpListen:     streaming((*Agent).listen),
+		wire.OpAccept:     streaming((*Agent).accept),
+		wire.OpLogs:       streaming((*Agent).logs),
 		wire.OpStats:      (*Agent).stats,
 
-		wire.OpFileGet:      (*Agent).fileGet,
+		wire.OpFileGet:      streaming((*Agent).fileGet),
 		wire.OpFilePut:      (*Agent).filePut,
 		wire.OpFileList:     (*Agent).fileList,
 		wire.OpFileMkdir:    (*Agent).fileMkdir,
@@ -79,18 +79,28 @@ func operations() map[string]operation {
 		wire.OpFileTruncate: (*Agent).fileTruncate,
 		wire.OpFileHash:     (*Agent).fileHash,
 
-		wire.OpTarGet:    (*Agent).tarGet,
-		wire.OpTarPut:    (*Agent).tarPut,
-		wire.OpFileWatch: (*Agent).fileWatch,
+		wire.OpTarGet:    streaming((*Agent).tarGet),
+		wire.OpTarPut:    streaming((*Agent).tarPut),
+		wire.OpFileWatch: streaming((*Agent).fileWatch),
 
 		wire.OpSessionList:   (*Agent).sessionList,
-		wire.OpSessionAttach: (*Agent).sessionAttach,
+		wire.OpSessionAttach: streaming((*Agent).sessionAttach),
 		wire.OpSessionSignal: (*Agent).sessionSignal,
 		wire.OpSessionWait:   (*Agent).sessionWait,
 		wire.OpSessionRemove: (*Agent).sessionRemove,
 	}
 	maps.Copy(ops, debugOperations())
 	return ops
+}
+
+// streaming makes of an operation one that needs a place for its stream.
+func streaming(op operation) operation {
+	return func(a *Agent, r *request) error {
+		if err := a.beginStream(r.conn); err != nil {
+			return err
+		}
+		return op(a, r)
+	}
 }
 
 // errReplying wraps an error that struck in the middle of a reply. Nothing can be

@@ -21,6 +21,11 @@ func (a *Agent) exec(r *request) error {
 		return err
 	}
 	r.fields = nil // which would double what a long command line holds
+	if e.Stream {
+		if err := a.beginStream(r.conn); err != nil {
+			return err
+		}
+	}
 	switch {
 	case e.Detach:
 		return a.execDetached(r, &e)

@@ -20,6 +20,11 @@ func (a *Agent) filePut(r *request) error {
 	if err != nil {
 		return err
 	}
+	if !p.Discard {
+		if err := a.beginStream(r.conn); err != nil {
+			return err
+		}
+	}
 	r.target = openTarget(p.Path)
 	u := &upload{put: p, target: r.target}
 	switch {

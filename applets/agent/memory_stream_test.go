@@ -56,7 +56,7 @@ func ticking(d time.Duration) <-chan struct{} {
 	return ticks
 }
 
-// TestMemoryOfStreams: as many connections as there may be, each of them a stream,
+// TestMemoryOfStreams: as many streams as there may be, with those many connections,
 // whose clients read slowly, or send without a pause.
 // (issue 4: streams in bounded memory; 16 MiB each with HF_SOAK=1)
 func TestMemoryOfStreams(t *testing.T) {
@@ -64,8 +64,8 @@ func TestMemoryOfStreams(t *testing.T) {
 	if os.Getenv("HF_SOAK") != "" {
 		size, while = 16<<20, 30*time.Second
 	}
-	b := watched(t, "--max-connections=1024", "--max-memory=8388608", "--busy-timeout=10m")
-	b.limits.Conns = 1024
+	b := watched(t, "--max-connections=1088", "--max-memory=8388608", "--busy-timeout=10m")
+	b.limits.Conns = 1088
 	dir := filepath.Dir(b.socket)
 	tree := filepath.Join(dir, "tree")
 	if err := os.Mkdir(tree, 0o755); err != nil {

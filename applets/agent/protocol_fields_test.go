@@ -106,7 +106,11 @@ func fieldsRead(t *testing.T) map[string][]string {
 		if !ok {
 			return true
 		}
-		function := functions["Agent."+entry.Value.(*ast.SelectorExpr).Sel.Name]
+		value := entry.Value
+		if call, ok := value.(*ast.CallExpr); ok { // streaming
+			value = call.Args[0]
+		}
+		function := functions["Agent."+value.(*ast.SelectorExpr).Sel.Name]
 		op := constants(t)[entry.Key.(*ast.SelectorExpr).Sel.Name]
 		ast.Inspect(function, func(n ast.Node) bool {
 			reader, ok := n.(*ast.SelectorExpr)

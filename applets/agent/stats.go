@@ -23,6 +23,9 @@ func (a *Agent) stats(r *request) error {
 	if ms == 0 {
 		return replying(wire.WriteData(r.conn, a.sample()))
 	}
+	if err := a.beginStream(r.conn); err != nil {
+		return err
+	}
 	s, err := r.begin(wire.StatsStarted{IntervalMS: ms})
 	if err != nil {
 		return err
