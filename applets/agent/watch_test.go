@@ -128,6 +128,31 @@ func TestWatchNewDirectories(t *testing.T) {
 	}
 }
 
+// TestWatchVeryDeep: a directory whose path is too long to be watched does not keep the
+// others from being.
+func TestWatchVeryDeep(t *testing.T) {
+	l := serve(t, testLimits())
+	top := t.TempDir()
+	dir, err := os.OpenRoot(top)
+	for i := 0; err == nil && i < 20; i++ { // 255 bytes each
+		name := strings.Repeat("d", 255)
+		if err = dir.Mkdir(name, 0o755); err != nil {
+			break
+		}
+		above := dir
+		dir, err = dir.OpenRoot(name)
+		_ = above.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = dir.Close()
+	act := func() { _ = os.WriteFile(filepath.Join(top, strings.Repeat("d", 255), "seen"), nil, 0o644) }
+	watching(t, l, top, client.WatchOptions{Recursive: true}, act, func(e client.WatchEvent) bool {
+		return strings.HasSuffix(e.Name, "/seen")
+	})
+}
+
 // TestWatchEnds: the stream ends when what is watched has gone, with a directory
 // or a file.
 func TestWatchEnds(t *testing.T) {

@@ -79,10 +79,10 @@ type teller func(name string, isDir bool) error
 // follow watches a directory below the top, and all below that. tell, if there is
 // one, is told of what is in those that were not watched before: what is made in a
 // directory before it is watched makes no event. One that has vanished, or is a link
-// by now, is none of the tree.
+// by now, is none of the tree, nor is one that can't be read or whose path is too long.
 func (t *tree) follow(top, name string, tell teller) error {
 	fresh, err := t.watch(join(top, name), name, unix.IN_ONLYDIR|unix.IN_DONT_FOLLOW)
-	if vanished(err) || errors.Is(err, unix.EACCES) {
+	if vanished(err) || unreachable(err) {
 		return nil
 	}
 	if err != nil {
@@ -94,12 +94,17 @@ func (t *tree) follow(top, name string, tell teller) error {
 	return t.scan(top, name, nil, tell)
 }
 
+// unreachable is for a directory that is there, and can't be watched.
+func unreachable(err error) bool {
+	return errors.Is(err, unix.EACCES) || errors.Is(err, unix.ENAMETOOLONG)
+}
+
 // scan follows all directories in one, and tells here of what is in that itself.
 func (t *tree) scan(top, name string, here, tell teller) error {
 	fd, err := retry(func() (int, error) {
 		return unix.Open(join(top, name), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	})
-	if vanished(err) || errors.Is(err, unix.EACCES) {
+	if vanished(err) || unreachable(err) {
 		return nil
 	}
 	if err != nil {
