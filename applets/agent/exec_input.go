@@ -18,6 +18,7 @@ type input struct {
 	*streamed
 	from *stream
 	deaf bool // the command does not want to read any more
+	last byte // that was written
 }
 
 // listen does what a client's frames say, until it is gone (errGone), breaks the
@@ -55,12 +56,16 @@ func (p *streamed) listen(s *stream) error {
 	}
 }
 
-// endOfInput is what a terminal takes for the end of its input; see termios(3).
-const endOfInput = "\x04"
+// endOfInput is what a terminal takes for the end of its input; see termios(3). Behind
+// an unfinished line it ends only that, and must come again.
+const endOfInput = 0x04
 
 func (in *input) end() error {
 	if in.terminal {
-		return in.write([]byte(endOfInput))
+		if l := in.last; l != 0 && l != '\n' && l != '\r' && l != endOfInput {
+			return in.write([]byte{endOfInput, endOfInput})
+		}
+		return in.write([]byte{endOfInput})
 	}
 	_ = in.stdin.Close()
 	return nil
@@ -90,9 +95,10 @@ func (in *input) feed(size int) error {
 // write writes to the command, for as long as the client stays. What the command does
 // not want to read is dropped.
 func (in *input) write(b []byte) error {
-	if in.deaf {
+	if in.deaf || len(b) == 0 {
 		return nil
 	}
+	in.last = b[len(b)-1]
 	rest, err := in.offer(b)
 	if err == nil && len(rest) > 0 {
 		err = in.insist(rest)

@@ -171,6 +171,21 @@ func TestStreamedTerminal(t *testing.T) {
 	}
 }
 
+// TestStreamedTerminalEnd: the end of what is typed is one also where its last line has
+// none, and no more than one where it has.
+func TestStreamedTerminalEnd(t *testing.T) {
+	c := client.New(client.Unix(serve(t, testLimits()).socket))
+	for typed, want := range map[string]string{"line": "[line]", "one\nline": "[one\r\nline]", "line\n": "[line\r\n]", "line\r": "[line\r\n]", "": "[]", "line\n\x04": "[line\r\n]", "li\x04ne": "[line]"} {
+		stdout, _, exit := streamRun(t, c, client.Command{
+			Cmd: shell(`stty -echo; got=$(cat; echo .); echo "[${got%.}]"`), Timeout: patience,
+			Stdin: strings.NewReader(typed), Terminal: new(wire.Resize),
+		})
+		if exit.ExitCode != 0 || !strings.HasSuffix(stdout, want+"\r\n") {
+			t.Errorf("%q: %q, %+v", typed, stdout, exit)
+		}
+	}
+}
+
 // TestStreamedGone: a client that goes away ends its command, whatever that is
 // blocked on.
 func TestStreamedGone(t *testing.T) {
