@@ -133,6 +133,8 @@ func (f Fields) Exec(maxOutput int64) (Exec, error) {
 	switch {
 	case stream && e.HasStdin:
 		r.fail("stdin", "comes in frames, where stream is true")
+	case e.TTY && e.HasStdin:
+		r.fail("stdin", "comes from who attaches, where tty is true")
 	case e.TTY && !stream && !detach:
 		r.fail("tty", "needs stream or detach to be true")
 	}

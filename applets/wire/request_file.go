@@ -205,6 +205,8 @@ func (f Fields) FileChown() (FileChown, error) {
 		r.fail("user", "is given besides uid")
 	case c.GID >= 0 && c.Group != "":
 		r.fail("group", "is given besides gid")
+	case strings.Contains(c.User, ":"):
+		r.fail("user", "must be a user only: group is a field of its own")
 	case c.UID < 0 && c.GID < 0 && c.User == "" && c.Group == "":
 		r.fail("uid", "is missing, and so are gid, user and group")
 	}

@@ -62,6 +62,7 @@ func TestFileFields(t *testing.T) {
 		`chown {"path":"/x"}`:                                                     "uid",
 		`chown {"path":"/x","uid":1,"user":"a"}`:                                  "user",
 		`chown {"path":"/x","gid":1,"group":"a"}`:                                 "group",
+		`chown {"path":"/x","user":"a:b"}`:                                        "user",
 		`chown {"path":"/x","uid":1,"group":"a"}`:                                 FileChown{"/x", 1, -1, "", "a", true},
 		`chown {"path":"/x","gid":0,"follow":false}`:                              FileChown{"/x", -1, 0, "", "", false},
 		`chown {"path":"/x","gid":0,"follow":"no"}`:                               "follow",

@@ -18,6 +18,8 @@ func (f Fields) Forward() (Forward, error) {
 	switch {
 	case !slices.Contains([]string{"tcp", "tcp4", "tcp6", "unix"}, w.Network):
 		r.fail("network", "must be tcp, tcp4, tcp6 or unix")
+	case w.Network == "unix":
+		w.Address = r.path("address", true) // not an abstract name, which has no mode to guard it
 	case w.Address == "":
 		r.fail("address", "is missing")
 	}

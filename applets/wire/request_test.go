@@ -127,11 +127,25 @@ func TestExecFields(t *testing.T) {
 		`{"cmd":["x"],"env":{"A":"1","A":"2"}}`: "env", `{"cmd":["x"],"env":{"A":"\u0000"}}`: "env", `{"cmd":["x"],"env":{"A\u0000":"x"}}`: "env",
 		`{"cmd":["x"],"env":"A=B"}`: "env", `{"cmd":["x"],"env":{"A":null}}`: "env",
 		`{"cmd":["x"],"cwd":"tmp"}`: "cwd", `{"cmd":["x"],"cwd":""}`: "cwd", `{"cmd":["x"],"cwd":1}`: "cwd", `{"cmd":["x"],"user":0}`: "user",
+		`{"cmd":["x"],"detach":true,"tty":true,"stdin":""}`: "stdin", `{"cmd":["x"],"stream":true,"stdin":""}`: "stdin", `{"cmd":["x"],"tty":true}`: "tty",
 		`{"cmd":["x"],"stdin":1}`: "stdin", `{"cmd":["x"],"stdin":["a"]}`: "stdin",
 		`{"cmd":["x"],"max_output":-1}`: "max_output", `{"cmd":["x"],"max_output":1073741825}`: "max_output", `{"cmd":["x"],"max_output":"5"}`: "max_output",
 	} {
 		if e, field := parse(line, exec); field != want {
 			t.Errorf("%s: %+v, %q", line, e, field)
+		}
+	}
+}
+
+// TestForwardFields: a Unix socket has a path, and no abstract name.
+func TestForwardFields(t *testing.T) {
+	for line, want := range map[string]string{
+		`{"address":"[::1]:80"}`: "", `{"network":"unix","address":"/x"}`: "", `{"network":"tcp6","address":"host:http"}`: "",
+		`{}`: "address", `{"network":"unix"}`: "address", `{"network":"unix","address":"x"}`: "address", `{"network":"unix","address":"@x"}`: "address",
+		`{"network":"unix","address":"\u0000x"}`: "address", `{"network":"unixpacket","address":"/x"}`: "network",
+	} {
+		if f, field := parse(line, Fields.Forward); field != want {
+			t.Errorf("%s: %+v, %q", line, f, field)
 		}
 	}
 }
