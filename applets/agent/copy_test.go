@@ -20,6 +20,7 @@ import (
 	"github.com/hyperfleet/init/applets/client"
 	"github.com/hyperfleet/init/applets/internal/agenttest"
 	"github.com/hyperfleet/init/applets/wire"
+	"golang.org/x/sys/unix"
 )
 
 // TestCopyTree: a tree goes to the guest and comes back as a copy keeps it.
@@ -188,7 +189,10 @@ func TestCopyErrors(t *testing.T) {
 	if _, err := c.CopyTo(t.Context(), dir+"/nosuch", dir+"/x", client.CopyOptions{}); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
-	if _, err := c.CopyFrom(t.Context(), dir+"/nosuch", dir+"/x", client.CopyOptions{}); !errors.Is(err, os.ErrNotExist) {
+	if _, err := c.CopyFrom(t.Context(), dir+"/nosuch", dir+"/x/y", client.CopyOptions{}); !errors.Is(err, os.ErrNotExist) || len(readDir(t, dir)) > 0 {
+		t.Error(err, readDir(t, dir))
+	}
+	if _, err := c.CopyFrom(t.Context(), dir, "/dev/null/x", client.CopyOptions{}); !errors.Is(err, unix.ENOTDIR) {
 		t.Error(err)
 	}
 	_ = os.MkdirAll(dir+"/tree/a/b", 0o755)

@@ -2,6 +2,7 @@ package client
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -100,20 +101,11 @@ func (p *progress) Write(b []byte) (int, error) {
 // The guest is not trusted: nothing that it sends leads out of the local directory.
 func (c *Client) CopyFrom(ctx context.Context, guest, local string, o CopyOptions) (CopyResult, error) {
 	var result CopyResult
-	_, missing := os.Stat(local)
-	if err := os.MkdirAll(local, 0o755); err != nil {
-		return result, err
-	}
-	root, err := os.OpenRoot(local)
-	if err != nil {
-		return result, err
-	}
-	defer root.Close()
 	r, w := io.Pipe()
 	unpacked := make(chan error, 1)
 	go func() {
-		u := unpacker{ctx: ctx, root: root, result: &result, o: o, made: missing != nil}
-		err := u.all(tar.NewReader(r))
+		u := unpacker{ctx: ctx, result: &result, o: o}
+		err := u.into(local, r)
 		if err == nil {
 			_, err = io.Copy(io.Discard, r)
 		}
@@ -143,6 +135,29 @@ type unpacker struct {
 	o      CopyOptions
 	made   bool          // root was
 	within []*tar.Header // directories whose attributes are still to be set
+}
+
+// into unpacks what r reads into a directory, which is made when something comes: what is
+// missing in the guest leaves nothing here.
+func (u *unpacker) into(local string, r io.Reader) error {
+	in := bufio.NewReader(r)
+	if _, err := in.Peek(1); err == io.EOF {
+		return fmt.Errorf("the archive from the guest is empty: %w", io.ErrUnexpectedEOF)
+	} else if err != nil {
+		return err
+	}
+	_, missing := os.Stat(local)
+	u.made = missing != nil
+	if err := os.MkdirAll(local, 0o755); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(local)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	u.root = root
+	return u.all(tar.NewReader(in))
 }
 
 func (u *unpacker) all(archive *tar.Reader) error {
