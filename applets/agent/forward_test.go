@@ -4,12 +4,14 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"io"
 	"net"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/hyperfleet/init/applets/client"
 	"golang.org/x/net/nettest"
@@ -80,6 +82,54 @@ func TestForwardRefused(t *testing.T) {
 	}
 	if _, err := c.Dial(t.Context(), "udp", "127.0.0.1:1"); !errors.Is(err, unix.EINVAL) {
 		t.Error(err)
+	}
+}
+
+// TestForwardClosed: what is read after Close, or is being read, is net.ErrClosed, as of
+// any other connection; servers and proxies ask for that.
+func TestForwardClosed(t *testing.T) {
+	l := serve(t, testLimits())
+	c := client.New(client.Unix(l.socket))
+	target := echo(t, "tcp", "127.0.0.1:0")
+	for _, waits := range []bool{false, true} {
+		conn, err := c.Dial(t.Context(), target.Network(), target.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		failed := make(chan error, 1)
+		read := func() {
+			_, err := conn.Read(make([]byte, 1))
+			failed <- err
+		}
+		if waits {
+			go read()
+			time.Sleep(50 * time.Millisecond)
+		}
+		_ = conn.Close()
+		if !waits {
+			read()
+		}
+		if err := <-failed; !errors.Is(err, net.ErrClosed) {
+			t.Errorf("waiting %v: %v", waits, err)
+		}
+		if _, err := conn.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
+			t.Error(err)
+		}
+	}
+}
+
+// TestContextCause: an operation whose context ends says why, and that it has ended.
+func TestContextCause(t *testing.T) {
+	l := serve(t, testLimits())
+	why := errors.New("a test's")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(why)
+	c := client.New(client.Unix(l.socket))
+	_, dialErr := c.Dial(ctx, "tcp", "127.0.0.1:1")
+	for _, err := range []error{dialErr, c.Ping(ctx)} {
+		if !errors.Is(err, why) || !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
 	}
 }
 

@@ -147,7 +147,8 @@ func (p *Process) feed(stdin io.Reader) {
 }
 
 // Wait receives output until the command has ended, and tells how. It does not
-// wait for a read of Stdin that is under way.
+// wait for a read of Stdin that is under way; for a write to Stdout or Stderr it does,
+// also when ctx has ended.
 func (p *Process) Wait() (*wire.ExecExit, error) {
 	p.once.Do(func() {
 		defer p.stream.close()

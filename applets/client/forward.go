@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hyperfleet/init/applets/wire"
@@ -29,11 +30,11 @@ func (c *Client) Dial(ctx context.Context, network, address string) (net.Conn, e
 // longStream is stream for one that outlives ctx, which bounds the asking only.
 func (c *Client) longStream(ctx context.Context, req *request, header any) (*stream, context.CancelCauseFunc, error) {
 	life, cancel := context.WithCancelCause(context.Background())
-	stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
+	stop := context.AfterFunc(ctx, func() { cancel(whyEnded(ctx)) })
 	s, err := c.stream(life, req, header)
 	if err == nil && !stop() {
 		s.close()
-		err = s.wrap(context.Cause(ctx))
+		err = s.wrap(whyEnded(ctx))
 	}
 	if err != nil {
 		cancel(nil)
@@ -47,6 +48,7 @@ type forwarded struct {
 	stream          *stream
 	network, remote string
 	cancel          context.CancelCauseFunc
+	gone            atomic.Bool // Close was called
 
 	read   sync.Mutex
 	ended  error // what Read returns from now on
@@ -57,6 +59,9 @@ type forwarded struct {
 func (f *forwarded) Read(p []byte) (int, error) {
 	f.read.Lock()
 	defer f.read.Unlock()
+	if f.gone.Load() {
+		return 0, f.fail(nil)
+	}
 	if f.ended != nil || len(p) == 0 {
 		return 0, f.ended
 	}
@@ -81,8 +86,12 @@ func (f *forwarded) Read(p []byte) (int, error) {
 	}
 }
 
-// fail remembers an error, unless it is one that passes: a deadline's.
+// fail remembers an error, unless it is one that passes: a deadline's. Behind Close it is
+// that which a net.Conn is to return.
 func (f *forwarded) fail(err error) error {
+	if f.gone.Load() {
+		return &net.OpError{Op: "read", Net: f.network, Addr: f.RemoteAddr(), Err: net.ErrClosed}
+	}
 	var network net.Error
 	if errors.As(err, &network) && network.Timeout() {
 		return network
@@ -112,6 +121,7 @@ func (f *forwarded) CloseWrite() error {
 }
 
 func (f *forwarded) Close() error {
+	f.gone.Store(true)
 	f.cancel(nil)
 	f.stream.close()
 	return nil
