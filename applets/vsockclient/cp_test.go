@@ -10,11 +10,14 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/hyperfleet/init/applets/client"
 	"github.com/hyperfleet/init/applets/internal/agenttest"
 )
 
@@ -163,6 +166,40 @@ func TestCopyOfSetuid(t *testing.T) {
 		if info, err := os.Stat(dst + flag); err != nil || info.Mode() != want {
 			t.Errorf("%s: %v, %v", flag, info.Mode(), err)
 		}
+	}
+}
+
+// A guest's setuid program does not become one of a user who copies it with -p: the
+// owner, whose it is, is not kept then.
+func TestKeepByUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to be somebody else")
+	}
+	path := t.TempDir()
+	randomFile(t, filepath.Join(path, "f"), 10)
+	const user = 65534
+	if err := os.Chown(filepath.Join(path, "f"), user, user); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.OpenRoot(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	kept := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for ever: the thread, which alone is the user's, ends with this
+		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, ^uintptr(0), user, ^uintptr(0)); errno != 0 {
+			kept <- errno
+			return
+		}
+		kept <- keep(dir, "f", client.Attr{Mode: 0o751 | os.ModeSetuid | os.ModeSetgid, ModTime: time.Unix(1, 0)})
+	}()
+	if err := <-kept; err != nil {
+		t.Fatal(err)
+	}
+	if info, err := dir.Stat("f"); err != nil || info.Mode() != 0o751 || info.ModTime().Unix() != 1 {
+		t.Errorf("%v, %v", info.Mode(), err)
 	}
 }
 
