@@ -66,7 +66,7 @@ func (a *Agent) fileRename(r *request) error {
 	if err != nil {
 		return err
 	}
-	return done(r, m.Path, rename(unix.AT_FDCWD, m.Path, unix.AT_FDCWD, m.To, m.Replace))
+	return done(r, m.Path+" to "+m.To, rename(unix.AT_FDCWD, m.Path, unix.AT_FDCWD, m.To, m.Replace))
 }
 
 // fileChmod sets permission bits; links are followed.
