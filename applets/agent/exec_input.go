@@ -161,16 +161,17 @@ func (in *input) signal() error {
 }
 
 // send sends a signal to the command's process group, and SIGKILL to all that it
-// started.
-func (c *command) send(n unix.Signal) {
+// started. It tells whether the command was still there.
+func (c *command) send(n unix.Signal) bool {
 	select {
 	case <-c.done:
-		return
+		return false
 	default:
 	}
 	if n == unix.SIGKILL {
 		c.kill()
-		return
+		return true
 	}
 	_ = unix.Kill(-c.pid, n)
+	return true
 }

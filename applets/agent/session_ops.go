@@ -76,7 +76,9 @@ func (a *Agent) sessionSignal(r *request) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", r.Operation, err)
 	}
-	s.process.send(unix.Signal(n))
+	if !s.process.send(unix.Signal(n)) {
+		return refuse(unix.ESRCH, "%s: the command of session %s has ended", r.Operation, id)
+	}
 	return replying(wire.WriteData(r.conn, struct{}{}))
 }
 

@@ -61,6 +61,9 @@ func TestSession(t *testing.T) {
 	if err != nil || *waited != *exit {
 		t.Errorf("%+v %v", waited, err)
 	}
+	if err := c.SignalSession(t.Context(), started.Session, 15); !errors.Is(err, unix.ESRCH) || !strings.Contains(err.Error(), "has ended") {
+		t.Errorf("a signal to a command that has ended: %v", err)
+	}
 	// It is all still there, until it is removed.
 	var stdout, stderr bytes.Buffer
 	if p, err = c.Attach(t.Context(), client.Attachment{Session: started.Session, Stdout: &stdout, Stderr: &stderr}); err != nil {
