@@ -270,7 +270,11 @@ func proxy(ctx context.Context, c *call) (int, error) {
 	// say, and closes stdin when not; who types does not.
 	if f, ok := c.stdout.(*os.File); ok && terminalOf(c.stdin) == nil {
 		_ = f.Close()
-		<-typed
+		select {
+		case <-typed:
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
 	}
 	return 0, nil
 }

@@ -172,6 +172,20 @@ func TestProxy(t *testing.T) {
 	if got := <-heard; got != "last words" {
 		t.Errorf("the guest heard %q", got)
 	}
+	// It ends at its first signal, though stdin is open still.
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			_ = c.Close()
+		}
+	}()
+	cmd = process(t, "proxy", port(l))
+	_, out, errs := pipes(t, cmd)
+	_, _ = io.ReadAll(out)
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	said, _ := io.ReadAll(errs)
+	if status := exitOf(cmd); status != 143 || string(said) != "hf-vsock-client: proxy: terminated\n" {
+		t.Errorf("after the guest's end and a signal: status %d, %q", status, said)
+	}
 	closed := upper(t, "tcp", "127.0.0.1:0")
 	_ = closed.Close()
 	if status, _, stderr := invoke("", "proxy", port(closed)); status != 1 || !strings.Contains(stderr, "refused") {
