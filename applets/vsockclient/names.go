@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"path"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -157,7 +158,12 @@ func hash(ctx context.Context, c *call) (int, error) {
 		if err != nil {
 			return err
 		}
-		return c.print("%s  %s\n", sum.SHA256, printable(path))
+		// sha256sum begins a line so whose name is escaped. The name is the user's.
+		if strings.ContainsAny(path, "\\\n\r") {
+			sum.SHA256 = `\` + sum.SHA256
+			path = strings.NewReplacer(`\`, `\\`, "\n", `\n`, "\r", `\r`).Replace(path)
+		}
+		return c.print("%s  %s\n", sum.SHA256, path)
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -163,6 +164,27 @@ func TestCopyFiles(t *testing.T) {
 	}
 	if _, err := os.Stat(c); err == nil {
 		t.Error("rm -f left a file")
+	}
+}
+
+// A program that reads what sha256sum prints reads this too, whatever a name holds.
+func TestHashIsAsSha256sum(t *testing.T) {
+	liveAgent(t)
+	dir := t.TempDir()
+	args := []string{"hash"}
+	for _, name := range []string{"plain", "new\nline", `back\slash`, "carriage\r", "esc\x1b ü"} {
+		name = filepath.Join(dir, name)
+		if err := os.WriteFile(name, []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args = append(args, name)
+	}
+	want, err := exec.Command("sha256sum", args[1:]...).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, stdout, stderr := invoke("", args...); status != 0 || stdout != string(want) {
+		t.Errorf("%d, %q, %q, want %q", status, stdout, stderr, want)
 	}
 }
 
