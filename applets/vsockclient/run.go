@@ -165,25 +165,26 @@ func (cmd *command) start(c *call) (int, error) {
 	case errors.As(err, &use):
 		return statusUsage, fmt.Errorf("%s: %w", cmd.name, err)
 	}
-	return cmd.failed, hint(cmd, err)
+	return cmd.failed, c.hint(cmd, err)
 }
 
 // hint adds what to try, where the error alone does not tell.
-func hint(cmd *command, err error) error {
+func (c *call) hint(cmd *command, err error) error {
 	for _, h := range []struct {
 		command string // how its name begins
 		errno   syscall.Errno
+		tried   bool
 		try     string
 	}{
-		{"", syscall.ENOSYS, "the agent is older than this client: info tells what it can do"},
-		{"rm", syscall.ENOTEMPTY, "rm -r removes what is in it too"},
-		{"mkdir", syscall.ENOENT, "mkdir -p makes those above it too"},
-		{"mkdir", syscall.EEXIST, "mkdir -p does not mind"},
-		{"session", syscall.ESRCH, "sessions lists them"},
-		{"attach", syscall.ESRCH, "sessions lists them"},
+		{"", syscall.ENOSYS, false, "the agent is older than this client: info tells what it can do"},
+		{"rm", syscall.ENOTEMPTY, c.recursive, "rm -r removes what is in it too"},
+		{"mkdir", syscall.ENOENT, c.parents, "mkdir -p makes those above it too"},
+		{"mkdir", syscall.EEXIST, c.parents, "mkdir -p does not mind a directory"},
+		{"session", syscall.ESRCH, false, "sessions lists them"},
+		{"attach", syscall.ESRCH, false, "sessions lists them"},
 	} {
 		var refused *client.Error
-		if errors.As(err, &refused) && errors.Is(err, h.errno) && strings.HasPrefix(cmd.name, h.command) {
+		if !h.tried && errors.As(err, &refused) && errors.Is(err, h.errno) && strings.HasPrefix(cmd.name, h.command) {
 			return fmt.Errorf("%w (%s)", err, h.try)
 		}
 	}
