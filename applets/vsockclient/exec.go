@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/hyperfleet/init/applets/client"
 	"github.com/hyperfleet/init/applets/wire"
@@ -133,7 +134,7 @@ func (c *call) execStream(ctx context.Context) (int, error) {
 		cmd.Env = withTerm(cmd.Env)
 	}
 	if c.detach {
-		return 0, c.execDetached(ctx, cmd)
+		return c.execDetached(ctx, cmd)
 	}
 	start := c.client.Start
 	if c.keep {
@@ -157,28 +158,53 @@ func (c *call) execStream(ctx context.Context) (int, error) {
 }
 
 // execDetached starts a session and prints its name.
-func (c *call) execDetached(ctx context.Context, cmd client.Command) error {
-	var session string
-	if c.input {
-		// Its stdin stays open for a client that attaches.
-		ctx, cancel := context.WithCancel(ctx)
-		cmd.Stdin = silence{}
-		p, err := c.client.StartSession(ctx, cmd)
-		if err != nil {
-			cancel()
-			return err
-		}
-		session = p.Session
-		cancel()
-		_, _ = p.Wait()
-	} else {
+func (c *call) execDetached(ctx context.Context, cmd client.Command) (int, error) {
+	if !c.input {
 		started, err := c.client.Detach(ctx, cmd)
 		if err != nil {
-			return err
+			return c.notStarted(ctx, err)
 		}
-		session = started.Session
+		return 0, c.print("%s\n", started.Session)
 	}
-	return c.print("%s\n", session)
+	// Its stdin stays open for a client that attaches.
+	leaving, cancel := context.WithCancel(ctx)
+	defer cancel()
+	cmd.Stdin = silence{}
+	p, err := c.client.StartSession(leaving, cmd)
+	if err != nil {
+		return 0, err
+	}
+	if p.Session == "" { // it could not be run, and its end says why
+		status, err := p.Wait()
+		if err != nil {
+			return 0, err
+		}
+		return status.ExitCode, nil
+	}
+	cancel()
+	_, _ = p.Wait()
+	return 0, c.print("%s\n", p.Session)
+}
+
+// notStarted tells, as a shell would, of a command that could not be run: of those
+// without a stream the errno tells, which that of c.dir can be too.
+func (c *call) notStarted(ctx context.Context, err error) (int, error) {
+	var refused *client.Error
+	status, ok := 0, errors.As(err, &refused)
+	switch {
+	case ok && errors.Is(err, syscall.ENOENT):
+		status = 127
+	case ok && errors.Is(err, syscall.EACCES):
+		status = 126
+	default:
+		return 0, err
+	}
+	if c.dir != "" {
+		if st, dirErr := c.quiet.Stat(ctx, c.dir); dirErr != nil || !st.IsDir {
+			return 0, err
+		}
+	}
+	return status, err
 }
 
 // silence is input that never comes and never ends.

@@ -3,6 +3,7 @@
 package vsockclient
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -165,7 +166,7 @@ func (cmd *command) start(c *call) (int, error) {
 	case errors.As(err, &use):
 		return statusUsage, fmt.Errorf("%s: %w", cmd.name, err)
 	}
-	return cmd.failed, c.hint(cmd, err)
+	return cmp.Or(status, cmd.failed), c.hint(cmd, err)
 }
 
 // hint adds what to try, where the error alone does not tell.
