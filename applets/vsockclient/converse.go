@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"syscall"
+	"time"
 
 	"github.com/hyperfleet/init/applets/client"
 	"github.com/hyperfleet/init/applets/wire"
@@ -66,17 +68,30 @@ func (c *call) leave(ctx context.Context, p *client.Process, err error) error {
 		}
 		return nil
 	}
-	way := fmt.Sprintf("session %s goes on: attach --offset %d %s", p.Session, p.Offset(), p.Session)
+	goesOn, back := "session "+p.Session+" goes on", fmt.Sprintf(": attach --offset %d %s", p.Offset(), p.Session)
 	if errors.Is(err, errDetached) {
 		fmt.Fprintln(c.stderr) // the command's line may not be at its end
-		return &detachedError{way}
+		return &detachedError{goesOn + back}
 	}
 	if ctx.Err() != nil { // by a signal, which is all that will be told else
-		c.complain(errors.New(way))
+		c.complain(errors.New(goesOn + back))
 		return err
 	}
-	return fmt.Errorf("%w (%s)", err, way)
+	ask, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	all, askErr := c.quiet.Sessions(ask)
+	same := func(s wire.SessionInfo) bool { return s.Session == p.Session && s.PID == p.PID }
+	switch {
+	case askErr != nil:
+		return fmt.Errorf("%w (%s, unless its agent has ended%s)", err, goesOn, back)
+	case !slices.ContainsFunc(all, same):
+		return fmt.Errorf("%w (session %s has ended with its agent)", err, p.Session)
+	}
+	return fmt.Errorf("%w (%s%s)", err, goesOn, back)
 }
+
+// askLimit is for asking an agent, whose connection broke, what became of a session.
+const askLimit = 3 * time.Second
 
 // A detachedError says that the client left, as it was told to, and how to come
 // back.

@@ -3,8 +3,13 @@
 package vsockclient
 
 import (
+	"io"
+	"net"
 	"strings"
 	"testing"
+
+	"github.com/hyperfleet/init/applets/internal/agenttest"
+	"github.com/hyperfleet/init/applets/wire"
 )
 
 // A session's --timeout holds without a client, and who waits for it learns how it
@@ -40,5 +45,30 @@ func TestSessionTimeouts(t *testing.T) {
 	}
 	if status, _, stderr := invoke("", "session", "wait", "none-such"); status != 125 || !strings.Contains(stderr, "(sessions lists them)") {
 		t.Errorf("%d, %q", status, stderr)
+	}
+}
+
+// Who loses a session's connection is told whether there is one to come back to:
+// sessions end with the agent, and the next agent counts from 1 again.
+func TestLostSession(t *testing.T) {
+	const listed = `{"success":true,"data":{"sessions":[{"session":"1","pid":%s}]}}` + "\n"
+	for list, want := range map[string]string{
+		strings.Replace(listed, "%s", "42", 1): "(session 1 goes on: attach --offset 3 1)\n",
+		strings.Replace(listed, "%s", "43", 1): "(session 1 has ended with its agent)\n",
+		"":                                     "(session 1 goes on, unless its agent has ended: attach --offset 3 1)\n",
+	} {
+		sock := agenttest.Listen(t, func(c net.Conn) {
+			line, _ := agenttest.ReadLine(c)
+			if strings.Contains(line, wire.OpSessionList) {
+				_, _ = io.WriteString(c, list)
+				return
+			}
+			_, _ = io.WriteString(c, `{"success":true,"data":{"session":"1","pid":42,"tty":false,"offset":0}}`+"\n")
+			_, _ = wire.NewFrameWriter(c).Bytes(wire.KindStdout, []byte("out"))
+		})
+		status, stdout, stderr := invoke("", "--unix", sock, "attach", "1")
+		if status != 125 || stdout != "out" || !strings.HasSuffix(stderr, want) {
+			t.Errorf("%d, %q, %q, want …%q", status, stdout, stderr, want)
+		}
 	}
 }
