@@ -32,7 +32,7 @@ func (c *call) converse(parent context.Context, input bool, start func(context.C
 	if err != nil {
 		return nil, err
 	}
-	if p.TTY {
+	if p.TTY && !c.json {
 		terminal, err := c.connect(ctx, p, input)
 		if err != nil {
 			cancel(err)

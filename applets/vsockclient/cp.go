@@ -99,6 +99,9 @@ func cp(ctx context.Context, c *call) (int, error) {
 	k := &copier{call: c, ctx: ctx}
 	dst := parsePlace(c.args[len(c.args)-1])
 	sources := c.args[:len(c.args)-1]
+	if dst.std() {
+		k.replies = nil // where the content goes nothing else can
+	}
 	into, err := k.isDir(dst)
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):

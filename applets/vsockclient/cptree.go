@@ -18,6 +18,7 @@ import (
 // skip tells of something that is not copied, and goes on.
 func (k *copier) skip(err error) {
 	k.complain(err)
+	k.fail(err)
 	k.failed = true
 }
 

@@ -203,7 +203,7 @@ func (c *call) accept(ctx context.Context, l net.Listener, to endpoint) error {
 func (c *call) dial(ctx context.Context, to endpoint) (net.Conn, error) {
 	if c.timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, c.timeout, fmt.Errorf("no connection within %v (--timeout)", c.timeout))
+		ctx, cancel = context.WithTimeoutCause(ctx, c.timeout, timeoutf("no connection within %v (--timeout)", c.timeout))
 		defer cancel()
 	}
 	return c.quiet.Dial(ctx, to.network, to.address)

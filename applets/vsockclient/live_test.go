@@ -149,7 +149,7 @@ func TestExecAgainstRealAgent(t *testing.T) {
 		{"exec|--json|-t|true", "", 2, "", "-t, -d and --keep go with neither --json nor --max-output\n"},
 		{"exec|--keep|echo|kept", "", 0, "kept\n", ""},
 		{"shell", "echo $HOME in $PWD as $USER; exit 5", 5, "", ""},
-		{"shell|--json", "", 2, "", "there is no --json of it: it talks to people\n"},
+		{"shell|--json", "", 2, "", "there is no --json of it: it talks to people (exec --json runs a command)\n"},
 	} {
 		status, stdout, stderr := invoke(test.stdin, strings.Split(test.args, "|")...)
 		switch {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hyperfleet/init/applets/client"
+	"github.com/hyperfleet/init/applets/wire"
 )
 
 func teeFlags(f *flag.FlagSet, o *options) {
@@ -55,11 +56,14 @@ func tee(ctx context.Context, c *call) (int, error) {
 	if !c.json {
 		src = io.TeeReader(src, c.stdout)
 	}
-	var err error
 	if c.append {
-		_, err = c.client.WriteFile(ctx, c.args[0], src, client.Append())
-	} else {
-		_, err = c.client.Put(ctx, c.args[0], src, client.PutOptions{})
+		_, err := c.client.WriteFile(ctx, c.args[0], src, client.Append())
+		return 0, err
+	}
+	// The reply of a stream comes before its end, which is what counts.
+	sum, err := c.quiet.Put(ctx, c.args[0], src, client.PutOptions{})
+	if err == nil && c.json {
+		err = wire.WriteData(c.stdout, wire.FileSum{Size: sum.Size})
 	}
 	return 0, err
 }
@@ -77,7 +81,7 @@ func ls(ctx context.Context, c *call) (int, error) {
 		}
 		err := c.list(ctx, dir)
 		var refused *client.Error
-		if errors.As(err, &refused) && errors.Is(err, syscall.ENOTDIR) {
+		if !c.json && errors.As(err, &refused) && errors.Is(err, syscall.ENOTDIR) {
 			st, statErr := c.client.Stat(ctx, dir)
 			if statErr != nil {
 				return statErr

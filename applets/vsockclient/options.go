@@ -65,7 +65,7 @@ func (o *options) flags(cmd *command) *flag.FlagSet {
 	f.StringVar(&o.uds, "uds", o.uds, "the VM with the Unix socket `PATH` as its vsock device (Firecracker, Cloud Hypervisor)")
 	f.StringVar(&o.unix, "unix", o.unix, "an agent that listens on the Unix socket `PATH`")
 	f.StringVar(&o.port, "port", o.port, "the agent's vsock port `N` (default 52)")
-	f.BoolVar(&o.json, "json", o.json, "print JSON alone: the reply of the agent as it comes, or a line for each thing there is to tell")
+	f.BoolVar(&o.json, "json", o.json, "print JSON alone: the reply of the agent as it comes, or a line for each thing there is to tell; a failure is a line too (not for shell and proxy, which pass bytes on)")
 	f.BoolVar(&o.version, "version", o.version, "print the client's version")
 	if cmd == nil {
 		return f

@@ -1,12 +1,19 @@
 package vsockclient
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
+	"syscall"
 	"unicode/utf8"
+
+	"github.com/hyperfleet/init/applets/client"
+	"github.com/hyperfleet/init/applets/wire"
+	"golang.org/x/sys/unix"
 )
 
 func print(w io.Writer, s string) error {
@@ -31,6 +38,58 @@ func (c *call) line(v any) error {
 // complain tells of what went wrong without ending the command.
 func (c *call) complain(err error) {
 	fmt.Fprintf(c.stderr, "%s: %s\n", program, printable(err.Error()))
+}
+
+// fail tells a program, with --json, what a person reads on stderr: as the reply of
+// an agent that failed, unless that is what has been printed.
+func (c *call) fail(err error) {
+	var refused *client.Error
+	var left *detachedError
+	f := wire.Failure{Error: err.Error()}
+	switch {
+	case c.replies == nil, errors.As(err, &left), errors.As(err, &refused) && c.replies.printed():
+		return
+	case refused != nil:
+		f.Code = refused.Code
+	case errors.Is(err, context.DeadlineExceeded):
+		f.Code = "ETIMEDOUT"
+	default:
+		var errno syscall.Errno
+		if errors.As(err, &errno) {
+			f.Code = unix.ErrnoName(errno)
+		}
+	}
+	c.replies.endLine()
+	_ = c.line(f) // stderr has it
+}
+
+// replies are those of the agent on their way to stdout.
+type replies struct {
+	w    io.Writer
+	last byte // that was written since printed was asked; or 0
+}
+
+func (r *replies) Write(p []byte) (int, error) {
+	n, err := r.w.Write(p)
+	if n > 0 {
+		r.last = p[n-1]
+	}
+	return n, err
+}
+
+// printed tells whether there was a reply since it was asked before.
+func (r *replies) printed() bool {
+	last := r.last
+	r.last = 0
+	return last == '\n'
+}
+
+// endLine ends a reply that was cut short.
+func (r *replies) endLine() {
+	if r.last != 0 && r.last != '\n' {
+		_, _ = r.w.Write([]byte("\n"))
+	}
+	r.last = 0
 }
 
 // printable makes one line of a text that may come from the guest, without what

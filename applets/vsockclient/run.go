@@ -58,6 +58,7 @@ type call struct {
 	*options
 	client         *client.Client
 	quiet          *client.Client // does not print replies, --json or not
+	replies        *replies       // those of client, with --json; or nil
 	signals        *signals
 	args           []string // operands
 	stdin          io.Reader
@@ -71,6 +72,16 @@ func (e *usageError) Error() string { return e.message }
 
 func usagef(format string, args ...any) error {
 	return &usageError{fmt.Sprintf(format, args...)}
+}
+
+// A timeoutError tells of a --timeout.
+type timeoutError struct{ message string }
+
+func (e *timeoutError) Error() string { return e.message }
+func (e *timeoutError) Unwrap() error { return context.DeadlineExceeded }
+
+func timeoutf(format string, args ...any) error {
+	return &timeoutError{fmt.Sprintf(format, args...)}
 }
 
 // Run runs hf-vsock-client. args[0] is its name; the result is its exit status.
@@ -121,10 +132,15 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (int, error) 
 		c.quiet = client.New(target)
 		c.client = c.quiet
 		if o.json {
-			c.client = c.quiet.Tee(stdout)
+			c.replies = &replies{w: stdout}
+			c.client = c.quiet.Tee(c.replies)
 		}
 	}
-	return cmd.start(c)
+	status, err := cmd.start(c)
+	if err != nil && status != statusUsage {
+		c.fail(err)
+	}
+	return status, err
 }
 
 // check tells whether the number of operands is right.
@@ -146,7 +162,7 @@ func (cmd *command) start(c *call) (int, error) {
 	run := ctx
 	if c.timeout > 0 && !cmd.times {
 		var cancel context.CancelFunc
-		run, cancel = context.WithTimeoutCause(ctx, c.timeout, fmt.Errorf("no answer within %v (--timeout)", c.timeout))
+		run, cancel = context.WithTimeoutCause(ctx, c.timeout, timeoutf("no answer within %v (--timeout)", c.timeout))
 		defer cancel()
 	}
 	status, err := cmd.run(run, c)

@@ -24,6 +24,10 @@ typed goes to the session; where stdin is no terminal, only with -i. A session
 that has a terminal is left with ctrl-p ctrl-q, one that has none with ^C; both
 go on.
 
+With --json a line tells of each piece of its output, as exec's reply has all,
+of each gap in it, and of its end. Then it has no terminal here, and no keys
+leave it.
+
 Exit status: that of the command if it ended, 0 after ctrl-p ctrl-q.
 `
 
@@ -51,23 +55,40 @@ func attachFlags(f *flag.FlagSet, o *options) {
 }
 
 func attach(ctx context.Context, c *call) (int, error) {
-	if c.json {
-		return 0, usagef("there is no --json of it: output is passed on as it comes")
-	}
 	a := client.Attachment{
 		Session: c.args[0], Offset: c.offset, Stdout: c.stdout, Stderr: c.stderr,
 		Gap: func(from, to int64) {
 			c.complain(fmt.Errorf("attach: %s of output (bytes %d to %d) are not kept any more", size(to-from), from, to))
 		},
 	}
-	status, err := c.converse(ctx, c.input || terminalOf(c.stdin) != nil, func(ctx context.Context, stdin io.Reader) (*client.Process, error) {
+	if c.json {
+		a.Stdout = writerFunc(func(b []byte) (int, error) { return len(b), c.line(outputLine{Stdout: string(b), StdoutBase64: b}) })
+		a.Stderr = writerFunc(func(b []byte) (int, error) { return len(b), c.line(outputLine{Stderr: string(b), StderrBase64: b}) })
+		a.Gap = func(from, to int64) {
+			var gap wire.Gap
+			gap.Gap.From, gap.Gap.To = from, to
+			_ = c.line(gap) // if it can't be written, the next output can't
+		}
+	}
+	status, err := c.converse(ctx, c.input || !c.json && terminalOf(c.stdin) != nil, func(ctx context.Context, stdin io.Reader) (*client.Process, error) {
 		a.Stdin = stdin
-		return c.client.Attach(ctx, a)
+		return c.quiet.Attach(ctx, a)
 	})
+	if err == nil && c.json {
+		err = c.line(status)
+	}
 	if err != nil {
 		return 0, err
 	}
 	return status.ExitCode, nil
+}
+
+// An outputLine is a piece of output for a program, as exec's reply has all of it.
+type outputLine struct {
+	Stdout       string `json:"stdout,omitempty"`
+	StdoutBase64 []byte `json:"stdout_base64,omitempty"`
+	Stderr       string `json:"stderr,omitempty"`
+	StderrBase64 []byte `json:"stderr_base64,omitempty"`
 }
 
 func sessions(ctx context.Context, c *call) (int, error) {
@@ -103,8 +124,7 @@ func sessionWait(ctx context.Context, c *call) (int, error) {
 	exit, err := c.client.WaitSession(ctx, c.args[0])
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		c.complain(fmt.Errorf("session wait: %s has not ended within %v (--timeout)", c.args[0], c.timeout))
-		return statusTimeout, nil
+		return statusTimeout, timeoutf("session wait: %s has not ended within %v (--timeout)", c.args[0], c.timeout)
 	case err != nil:
 		return 0, err
 	}
@@ -162,6 +182,7 @@ func (c *call) each(do func(string) error) (int, error) {
 			failed = err
 			if i < len(c.args)-1 {
 				c.complain(err)
+				c.fail(err)
 				continue
 			}
 			return 0, err

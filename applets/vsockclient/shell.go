@@ -22,7 +22,7 @@ Exit status: as exec's.
 
 func shell(ctx context.Context, c *call) (int, error) {
 	if c.json {
-		return 0, usagef("there is no --json of it: it talks to people")
+		return 0, usagef("there is no --json of it: it talks to people (exec --json runs a command)")
 	}
 	user, _, _ := strings.Cut(cmp.Or(c.user, "root"), ":")
 	a, err := c.account(ctx, user)
