@@ -85,16 +85,19 @@ func (cmd *command) operandWords() string {
 	return cmd.complete
 }
 
-// scan is how bash and zsh find the command that a line has: words is the array of
-// them and last the index of the word that is completed.
-const scan = `  local cmd= word i skip=
+// scan is how bash and zsh find the command that a line has, and whether an operand
+// of it is behind them, after which nothing is a flag of the client: words is the
+// array of them and %[2]s the index of the word that is completed. bash makes words of
+// = and : too. So --cid=3 is --cid, with a value of two words.
+const scan = `  local cmd= word i skip= operand=
   for ((i = %[1]d; i < %[2]s; i++)); do
     word=${words[i]}
-    if [[ -n $skip ]]; then skip=; continue; fi
+    if [[ -n $skip ]]; then [[ $word == = ]] || skip=; continue; fi
     case $word in
-      %[3]s) skip=1 ;;
+      %[3]s|=) skip=1 ;;
+      --) if [[ -n $cmd ]]; then operand=1; break; fi ;;
       -*) ;;
-      *) if [[ -z $cmd ]]; then cmd=$word; elif [[ $cmd == session ]]; then cmd="$cmd $word"; fi ;;
+      *) if [[ -z $cmd ]]; then cmd=$word; elif [[ $cmd == session ]]; then cmd="$cmd $word"; else operand=1; break; fi ;;
     esac
   done
 `
@@ -102,7 +105,7 @@ const scan = `  local cmd= word i skip=
 func bash(b *strings.Builder) {
 	fmt.Fprintf(b, "# bash completion for %[1]s\n_hf_vsock_client() {\n  local words=(\"${COMP_WORDS[@]}\") cur=${COMP_WORDS[COMP_CWORD]} flags= operands= paths=\n", program)
 	fmt.Fprintf(b, scan, 1, "COMP_CWORD", strings.Join(valued(), "|"))
-	b.WriteString("  COMPREPLY=()\n  if [[ -n $skip ]]; then COMPREPLY=($(compgen -f -- \"$cur\")); return; fi\n  case $cmd in\n")
+	b.WriteString("  COMPREPLY=()\n  if [[ $cur == = ]]; then skip=1 cur=; fi\n  if [[ -n $skip ]]; then COMPREPLY=($(compgen -f -- \"$cur\")); return; fi\n  case $cmd in\n")
 	var names []string
 	for _, f := range families() {
 		names = append(names, f.name)
@@ -122,7 +125,9 @@ func bash(b *strings.Builder) {
 		}
 	}
 	fmt.Fprintf(b, "    '') flags='%s'; operands='%s' ;;\n  esac\n", flagWords(flagsOf(nil)), strings.Join(names, " "))
-	fmt.Fprintf(b, `  if [[ $cur == -* ]]; then
+	fmt.Fprintf(b, `  if [[ -n $operand ]]; then flags=; fi
+  if [[ $cur == : || ${words[COMP_CWORD-1]} == : ]]; then paths=; fi # vm:PATH
+  if [[ $cur == -* ]]; then
     COMPREPLY=($(compgen -W "$flags" -- "$cur"))
   else
     COMPREPLY=($(compgen -W "$operands" -- "$cur"))
@@ -171,7 +176,9 @@ func zsh(b *strings.Builder) {
 		}
 	}
 	fmt.Fprintf(b, "    '') flags=(%s); operands=(%s) ;;\n  esac\n", zshFlags(flagsOf(nil)), strings.Join(names, " "))
-	b.WriteString(`  if [[ ${words[CURRENT]} == -* ]]; then
+	b.WriteString(`  if [[ -n $operand ]]; then flags=(); fi
+  if [[ ${words[CURRENT]} == vm:* ]]; then paths=; fi
+  if [[ ${words[CURRENT]} == -* ]]; then
     _describe -o flag flags
   else
     (( $#operands )) && _describe command operands
@@ -182,8 +189,35 @@ func zsh(b *strings.Builder) {
 	fmt.Fprintf(b, "if [[ $funcstack[1] == _%[1]s ]]; then _hf_vsock_client \"$@\"; else compdef _hf_vsock_client %[1]s; fi\n", program)
 }
 
+// fishScan is scan for fish: it tells whether the line has an operand.
+const fishScan = `function __hf_vsock_client_operand
+  set -l words (commandline -opc)
+  set -l cmd; set -l skip
+  for word in $words[2..]
+    if set -q skip[1]; set skip; continue; end
+    switch $word
+      case %s
+        set skip 1
+      case --
+        set -q cmd[1]; and return 0
+      case '-*'
+      case '*'
+        if set -q cmd[1]; and test "$cmd" != session; return 0; end
+        set cmd "$cmd$word"
+    end
+  end
+  return 1
+end
+`
+
+const (
+	fishFlag = "not __hf_vsock_client_operand"
+	fishHere = `not string match -q "vm:*" -- (commandline -ct)`
+)
+
 func fish(b *strings.Builder) {
 	fmt.Fprintf(b, "# fish completion for %s\ncomplete -c %[1]s -f\n", program)
+	fmt.Fprintf(b, fishScan, strings.Join(valued(), " "))
 	var names []string
 	for _, f := range families() {
 		names = append(names, f.name)
@@ -200,7 +234,7 @@ func fish(b *strings.Builder) {
 				fmt.Fprintf(b, "complete -c %s -n %s -a %s -d %s\n", program, fishQuoted(none), c.name, fishQuoted(c.synopsis))
 			}
 			if c.complete == hostPaths {
-				fmt.Fprintf(b, "complete -c %s -n %s -F\n", program, fishQuoted(seen))
+				fmt.Fprintf(b, "complete -c %s -n %s -F\n", program, fishQuoted(seen+"; and "+fishHere))
 			} else if c.complete != "" {
 				fmt.Fprintf(b, "complete -c %s -n %s -a %s\n", program, fishQuoted(seen), fishQuoted(c.complete))
 			}
@@ -218,9 +252,9 @@ func fishQuoted(s string) string {
 
 func fishFlags(b *strings.Builder, seen string, flags []*flag.Flag) {
 	for _, f := range flags {
-		condition, kind, value := "", "-l", ""
+		condition, kind, value := fishFlag, "-l", ""
 		if seen != "" {
-			condition = " -n " + fishQuoted(seen)
+			condition = seen + "; and " + fishFlag
 		}
 		if len(f.Name) == 1 {
 			kind = "-s"
@@ -229,6 +263,6 @@ func fishFlags(b *strings.Builder, seen string, flags []*flag.Flag) {
 			value = " -r"
 		}
 		_, text := describe(f)
-		fmt.Fprintf(b, "complete -c %s%s %s %s%s -d %s\n", program, condition, kind, f.Name, value, fishQuoted(text))
+		fmt.Fprintf(b, "complete -c %s -n %s %s %s%s -d %s\n", program, fishQuoted(condition), kind, f.Name, value, fishQuoted(text))
 	}
 }

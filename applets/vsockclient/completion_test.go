@@ -68,9 +68,20 @@ func TestBashCompletes(t *testing.T) {
 		{"completion z", "zsh"},
 		{"--json cp a-", "a-file"},
 		{"--unix a-", "a-file"},
+		{"--cid=3 for", "forward"},
+		{"--json=true for", "forward"},
+		{"--unix=a-", "a-file"},
+		{"exec --timeout=3s --de", "--detach-keys"},
+		{"exec -it -- ls --", ""},
+		{"exec -it ls --", ""},
+		{"exec -- ls -u a-", ""},
+		{"session kill 1 -", ""},
+		{"cp vm:a-", ""},
+		{"cp vm:/b a-", "a-file"},
 		{"ps x", ""},
 	} {
-		words := "hf-vsock-client " + test.line
+		// bash makes words of these.
+		words := strings.NewReplacer("=", " = ", ":", " : ").Replace("hf-vsock-client " + test.line)
 		cmd := exec.Command("bash", "-c", script+`
 IFS=' ' read -ra COMP_WORDS <<<"$1"; [[ $1 == *' ' ]] && COMP_WORDS+=("")
 COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _hf_vsock_client; echo "${COMPREPLY[*]}"`, "bash", words)
@@ -130,6 +141,10 @@ func TestTabCompletes(t *testing.T) {
 				{"completion f", "completion fish"},
 				{"cp a-f", "cp a-file"},
 				{"--unix a-f", "--unix a-file"},
+				{"--cid=3 forw", "--cid=3 forward"},
+				{"exec -it -- ls --detach-\tx", "exec -it -- ls --detach-x"},
+				{"cp vm:a-f\tx", "cp vm:a-fx"},
+				{"cp vm:/x a-f", "cp vm:/x a-file"},
 			} {
 				c.keys(program + " " + test.typed + "\t")
 				line("> " + program + " " + test.completed)
@@ -156,6 +171,12 @@ func TestFishCompletes(t *testing.T) {
 		{"cp a-f", "a-file"},
 		{"--unix a-f", "a-file"},
 		{"ps x", ""},
+		{"--cid=3 forw", "forward"},
+		{"exec -it -- ls --detach-", ""},
+		{"exec -it ls --detach-", ""},
+		{"session kill 1 -", ""},
+		{"cp vm:a-", ""},
+		{"cp vm:/b a-", "a-file"},
 		{"cp -", "-p -r -v --cid --json --port --resume --timeout --uds --unix --version"},
 	} {
 		cmd := exec.Command("fish", "--no-config", "-c", `source $argv[1]; complete -C $argv[2]`, script, program+" "+test.line)
