@@ -5,8 +5,8 @@
 // called; each uses a connection of its own, so a Client can be used by any
 // number of goroutines and survives a restart of the guest.
 //
-//	c := client.New(client.UDS("/run/vm1.vsock", client.DefaultPort))
-//	result, err := c.Exec(ctx, client.ExecRequest{Cmd: []string{"uname", "-a"}, Stdout: os.Stdout})
+// The package's example is a whole program; those of the operations run against a
+// real agent.
 //
 // # Contexts
 //
@@ -30,16 +30,11 @@
 // are; [Client.ReadFile] and [Client.WriteFile] are for agents that do not have
 // them, and for up to 1 GiB. [Client.List] walks through directories.
 //
-//	size := info.Size()
-//	_, err = c.Put(ctx, "/srv/disk.img", file, client.PutOptions{Size: &size, Partial: "disk-42"})
-//
 // # Trees
 //
 // [Client.CopyTo] and [Client.CopyFrom] copy directories, [Client.TarPut] and
 // [Client.TarGet] move archives of them, and [Client.Watch] tells what changes.
 // Neither side can make the other write outside of the directory that is named.
-//
-//	for event, err := range c.Watch(ctx, "/srv", client.WatchOptions{Recursive: true}) {
 //
 // # Limits
 //

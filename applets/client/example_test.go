@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log"
 	"net"
 	"os"
 	"strings"
@@ -27,6 +28,21 @@ func vm() *client.Client {
 		}()
 		return near, nil
 	})
+}
+
+// A program that runs a command in the VM whose vsock device is that socket.
+func Example() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c := client.New(client.UDS("/run/vm1.vsock", client.DefaultPort))
+	if err := c.Wait(ctx); err != nil { // as long as it boots
+		log.Fatal(err)
+	}
+	result, err := c.Exec(ctx, client.ExecRequest{Cmd: []string{"uname", "-a"}, Stdout: os.Stdout, Stderr: os.Stderr})
+	if err != nil {
+		log.Fatal(err)
+	}
+	os.Exit(result.ExitCode)
 }
 
 func ExampleClient_Wait() {
