@@ -110,8 +110,7 @@ func completionScript(t *testing.T, shell string) (dir, script string) {
 	return dir, script
 }
 
-// In the shells themselves, with the Tab key. (Debian's zsh and fish take 40 MB: they
-// are tried where they are.)
+// In the shells themselves, with the Tab key.
 func TestTabCompletes(t *testing.T) {
 	for _, test := range []struct {
 		shell, begin string

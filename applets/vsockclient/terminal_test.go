@@ -314,20 +314,30 @@ func TestFullScreenProgramIsResizedInShell(t *testing.T) {
 	}
 }
 
-func TestVimIsResizedInShell(t *testing.T) {
-	if _, err := exec.LookPath("vim"); err != nil {
-		t.Skip("vim is not installed")
+// findVim returns what vim is called here: Debian's smallest is vi and vim.tiny.
+func findVim(t *testing.T) string {
+	t.Helper()
+	for _, name := range []string{"vim", "vim.tiny", "vi"} {
+		if out, err := exec.Command(name, "--version").Output(); err == nil && strings.HasPrefix(string(out), "VIM ") {
+			return name
+		}
 	}
+	t.Skip("vim is not installed")
+	return ""
+}
+
+func TestVimIsResizedInShell(t *testing.T) {
+	vim := findVim(t)
 	liveAgent(t)
 	file := filepath.Join(t.TempDir(), "text")
 	if err := os.WriteFile(file, []byte("first line\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	c := onConsole(t, 24, 80, "shell", "-e", "HOME="+t.TempDir())
-	c.keys("vim -u NONE -c 'set laststatus=2 statusline=status' " + file + "\n")
+	c.keys(vim + " -u NONE -c 'set laststatus=2' " + file + "\n")
 	filled := func(rows int) func(*screen) bool {
 		return func(s *screen) bool {
-			if !s.alternate || s.line(0) != "first line" || s.line(rows-2) != "status" {
+			if !s.alternate || s.line(0) != "first line" || !strings.Contains(s.line(rows-2), "/text") {
 				return false
 			}
 			for i := 1; i < rows-2; i++ {

@@ -43,6 +43,8 @@ func TestNeeds() []Need {
 		{Programs: []string{"ldd"}, Packages: []string{"libc-bin"}, Why: "the emulator's libraries, for a machine within a machine"},
 		{Programs: []string{"strace"}, Packages: []string{"strace"}, Why: "system calls per request"},
 		{Programs: []string{"unshare"}, Packages: []string{"util-linux"}, Why: "namespace tests"},
+		{Programs: []string{"vi"}, Packages: []string{"vim-tiny"}, Why: "an editor on a terminal of the guest"},
+		{Programs: []string{"zsh", "fish"}, Packages: []string{"zsh", "fish"}, Why: "completion, tried in each shell"},
 	})
 }
 
