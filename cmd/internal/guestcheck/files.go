@@ -24,7 +24,7 @@ import (
 func fileChecks() []check {
 	return []check{
 		{"files, 3 MiB put and got, by SHA-256, with mode and owner", func() (string, error) { return withClient(putAndGet) }},
-		{"files, an upload that broke off is resumed", func() (string, error) { return withClient(resumed) }},
+		{"files, an upload that broke off is resumed, another discarded", func() (string, error) { return withClient(resumed) }},
 		{"files, if_match and a wrong sum change nothing", func() (string, error) { return withClient(ifMatch) }},
 		{"files, a full disk leaves the old content and nothing else", func() (string, error) { return withClient(diskFull) }},
 		{"files, mkdir, rename, copy, chmod, chown, symlink, truncate, list, delete", func() (string, error) { return withClient(names) }},
@@ -73,6 +73,32 @@ func putAndGet(ctx context.Context, c *api.Client) (string, error) {
 	return "", err
 }
 
+// discarded breaks an upload off like another one beside it, and has only its own
+// part removed.
+func discarded(ctx context.Context, c *api.Client, path string) error {
+	dir := filepath.Dir(path)
+	before, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	broken := errors.New("broken off")
+	if _, err := c.Put(ctx, path, io.MultiReader(strings.NewReader("some"), failing{broken}), api.PutOptions{Partial: "no"}); !errors.Is(err, broken) {
+		return fmt.Errorf("an upload that breaks off: %w", err)
+	}
+	during, err := os.ReadDir(dir)
+	if err != nil || len(during) != len(before)+1 {
+		return fmt.Errorf("of an upload that broke off there are %d files, not %d, %w", len(during), len(before)+1, err)
+	}
+	if err := c.Discard(ctx, path, "no"); err != nil {
+		return err
+	}
+	after, err := os.ReadDir(dir)
+	if err != nil || len(after) != len(before) {
+		return fmt.Errorf("Discard left %d files, not %d, %w", len(after), len(before), err)
+	}
+	return nil
+}
+
 // resumed breaks an upload off in the middle and goes on with it.
 func resumed(ctx context.Context, c *api.Client) (string, error) {
 	dir, err := scratch("resumed")
@@ -87,6 +113,9 @@ func resumed(ctx context.Context, c *api.Client) (string, error) {
 	}
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("half a file is there: %v", err)
+	}
+	if err := discarded(ctx, c, path); err != nil {
+		return "", err
 	}
 	var offset int64
 	options := api.PutOptions{Partial: "up", SHA256: hexSum(content), Begin: func(n int64) error { offset = n; return nil }}

@@ -27,6 +27,7 @@ const patience = 30 * time.Second
 func treeChecks() []check {
 	return []check{
 		{"trees, modes, owners, links, xattrs and holes go there and back", func() (string, error) { return withClient(treeThereAndBack) }},
+		{"trees, CopyFrom and CopyTo copy all but a FIFO, and tell of that", func() (string, error) { return withClient(copyTree) }},
 		{"trees, entries that would escape are refused", func() (string, error) { return withClient(treeEscapes) }},
 		{"trees, file_watch tells what happens below", func() (string, error) { return withClient(watchTree) }},
 		{"ports, forward to TCP", func() (string, error) { return forwardTo("tcp", "127.0.0.1:0") }},
@@ -101,6 +102,35 @@ func passTree(ctx context.Context, c *api.Client, from, to, compress string) (st
 		}
 	}
 	return fmt.Sprintf("%d entries, %d bytes", got.Entries, size), nil
+}
+
+// copyTree copies a tree out of the guest and back into it, which are one here.
+func copyTree(ctx context.Context, c *api.Client) (string, error) {
+	dir, err := scratch("copy")
+	if err != nil {
+		return "", err
+	}
+	from, out, back := dir+"/from", dir+"/out", dir+"/back"
+	if err := plant(from); err != nil {
+		return "", err
+	}
+	o := api.CopyOptions{Owners: true}
+	got, err := c.CopyFrom(ctx, from, out, o)
+	if err != nil || len(got.Skipped) != 1 || !strings.HasPrefix(got.Skipped[0], "fifo: ") {
+		return "", fmt.Errorf("CopyFrom: %+v, %w", got, err)
+	}
+	put, err := c.CopyTo(ctx, out, back, o)
+	if err != nil || len(put.Skipped) > 0 {
+		return "", fmt.Errorf("CopyTo: %+v, %w", put, err)
+	}
+	for _, name := range []string{"", "/file", "/hard", "/link", "/sparse", "/dir"} {
+		a, errA := describe(from + name)
+		b, errB := describe(back + name)
+		if err := errors.Join(errA, errB); err != nil || a != b {
+			return "", fmt.Errorf("%s: there is %s, not %s, %w", name, b, a, err)
+		}
+	}
+	return fmt.Sprintf("%d entries", put.Entries), nil
 }
 
 // plant makes a tree with one of everything.
