@@ -185,11 +185,12 @@ func signalled(ctx context.Context, c *api.Client) error {
 	if err != nil {
 		return err
 	}
-	if err := c.SignalSession(ctx, s.Session, int(syscall.SIGUSR1)); err != nil {
+	// Of what ends a program in Go before its runtime has begun, this does so later too.
+	if err := c.SignalSession(ctx, s.Session, int(syscall.SIGTERM)); err != nil {
 		return err
 	}
 	exit, err := c.WaitSession(ctx, s.Session)
-	if err == nil && exit.Signal != int(syscall.SIGUSR1) {
+	if err == nil && exit.Signal != int(syscall.SIGTERM) {
 		err = fmt.Errorf("%+v", *exit)
 	}
 	return errors.Join(err, c.RemoveSession(ctx, s.Session))
