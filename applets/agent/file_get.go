@@ -80,6 +80,14 @@ type checksum struct {
 	n int64
 }
 
+func newChecksum(hash bool) *checksum {
+	c := new(checksum)
+	if hash {
+		c.Hash = sha256.New()
+	}
+	return c
+}
+
 func (c *checksum) Write(p []byte) (int, error) {
 	c.n += int64(len(p))
 	if c.Hash != nil {

@@ -47,7 +47,8 @@ func (a *Agent) tarGet(r *request) error {
 		return err
 	}
 	t.names = identity.ReadNames()
-	out := bufio.NewWriterSize(dataWriter{s}, min(len(t.buf), smallFrame))
+	sum := newChecksum(g.Hash)
+	out := bufio.NewWriterSize(dataWriter{s, sum}, min(len(t.buf), smallFrame))
 	compressed := compressor.open(out)
 	t.w = compressed
 	if err := t.all(top, st); err != nil {
@@ -62,6 +63,7 @@ func (a *Agent) tarGet(r *request) error {
 	if err := s.Empty(wire.KindEnd); err != nil {
 		return replying(err)
 	}
+	t.result.SHA256 = sum.result().SHA256
 	return s.end(t.result)
 }
 
@@ -69,9 +71,13 @@ func (a *Agent) tarGet(r *request) error {
 const smallFrame = 16 << 10
 
 // dataWriter sends what is written to it as data frames.
-type dataWriter struct{ s *stream }
+type dataWriter struct {
+	s   *stream
+	sum *checksum
+}
 
 func (d dataWriter) Write(p []byte) (int, error) {
+	_, _ = d.sum.Write(p)
 	n, err := d.s.Bytes(wire.KindData, p)
 	if err != nil {
 		err = errGone

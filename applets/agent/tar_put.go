@@ -35,7 +35,7 @@ func (a *Agent) tarPut(r *request) error {
 	if err != nil {
 		return err
 	}
-	src := &dataReader{s: s}
+	src := &dataReader{s: s, sum: newChecksum(p.Hash)}
 	u.gone = s.conn.gone
 	err = u.archive(src)
 	if err == nil {
@@ -45,12 +45,14 @@ func (a *Agent) tarPut(r *request) error {
 	if err = cmp.Or(src.err, err); err != nil {
 		return fmt.Errorf("%s: %w", r.Operation, err)
 	}
+	u.result.SHA256 = src.sum.result().SHA256
 	return s.end(u.result)
 }
 
 // dataReader reads the client's data frames, up to its end frame.
 type dataReader struct {
 	s   *stream
+	sum *checksum
 	err error // that is not the end
 	end bool
 }
@@ -62,6 +64,7 @@ func (d *dataReader) Read(p []byte) (int, error) {
 			d.err = errGone
 		}
 		if n > 0 {
+			_, _ = d.sum.Write(p[:n])
 			return n, nil
 		}
 		if d.err != nil {

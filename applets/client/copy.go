@@ -27,6 +27,9 @@ type CopyOptions struct {
 	Owners bool
 	// Umask are permission bits that local files do not get.
 	Umask fs.FileMode
+	// Hash makes both sides sum up (SHA-256) what passes between them, and fail if they
+	// disagree.
+	Hash bool
 	// Progress, if there is one, is told how many bytes of content have passed.
 	Progress func(bytes int64)
 }
@@ -36,6 +39,7 @@ type CopyResult struct {
 	Entries int64
 	Bytes   int64    // of content; where that is sent, without the holes of files
 	Skipped []string // names of what can't be copied, or not as it was, and why; at most wire.MaxWarnings
+	SHA256  string   // of the archive that passed, if o.Hash and the agent is not too old
 }
 
 func (r *CopyResult) skip(name string, why any) {
@@ -68,10 +72,10 @@ func (c *Client) CopyTo(ctx context.Context, local, guest string, o CopyOptions)
 		}
 		_ = w.CloseWithError(err)
 	}()
-	there, err := c.TarPut(ctx, guest, r, TarPutOptions{Make: true, Owners: o.Owners})
+	there, err := c.TarPut(ctx, guest, r, TarPutOptions{Make: true, Owners: o.Owners, Hash: o.Hash})
 	_ = r.CloseWithError(errStopped)
 	<-packed
-	result.Entries = there.Entries
+	result.Entries, result.SHA256 = there.Entries, there.SHA256
 	for _, warning := range there.Warnings {
 		result.skip("in the guest", warning)
 	}
@@ -112,7 +116,7 @@ func (c *Client) CopyFrom(ctx context.Context, guest, local string, o CopyOption
 		_ = r.CloseWithError(err)
 		unpacked <- err
 	}()
-	there, err := c.TarGet(ctx, guest, w, TarGetOptions{Exclude: o.Exclude, Sparse: true})
+	there, err := c.TarGet(ctx, guest, w, TarGetOptions{Exclude: o.Exclude, Sparse: true, Hash: o.Hash})
 	if err != nil {
 		_ = w.CloseWithError(errors.Join(errStopped, err))
 	} else {
@@ -121,6 +125,7 @@ func (c *Client) CopyFrom(ctx context.Context, guest, local string, o CopyOption
 	if unpackErr := <-unpacked; unpackErr != nil && !errors.Is(unpackErr, errStopped) {
 		err = unpackErr
 	}
+	result.SHA256 = there.SHA256
 	for _, warning := range there.Warnings {
 		result.skip("in the guest", warning)
 	}

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
 
@@ -20,6 +21,7 @@ type TarGetOptions struct {
 	Sparse        bool     // say where files have holes, in GNU tar's format, instead of sending zeros
 	OneFilesystem bool     // leave out what is mounted below
 	Exclude       []string // patterns of path.Match: of the last component or, with a slash, of the path
+	Hash          bool     // make both sides sum the archive up, and fail if they disagree
 }
 
 // TarGet writes a file or a tree of the guest to w, as a tar archive.
@@ -29,6 +31,7 @@ func (c *Client) TarGet(ctx context.Context, path string, w io.Writer, o TarGetO
 	req.flag("top", o.Top)
 	req.flag("sparse", o.Sparse)
 	req.flag("one_filesystem", o.OneFilesystem)
+	req.flag("hash", o.Hash)
 	if o.Compress != "" {
 		req.string("compress", o.Compress)
 	}
@@ -41,13 +44,27 @@ func (c *Client) TarGet(ctx context.Context, path string, w io.Writer, o TarGetO
 		return result, err
 	}
 	defer s.close()
+	got := summer{w: w}
+	if o.Hash {
+		got.hash = sha256.New()
+		w = &got
+	}
 	if err := s.receive(w); err != nil {
 		return result, err
 	}
-	if err := s.Decode(&result); err != nil {
-		return result, s.wrap(err)
+	return result, s.agreeTar(&result, &got)
+}
+
+// agreeTar decodes how an archive's stream ended, and compares its sum with the one
+// here, if the agent is not too old to have one.
+func (s *stream) agreeTar(there *TarResult, here *summer) error {
+	if err := s.Decode(there); err != nil {
+		return s.wrap(err)
 	}
-	return result, nil
+	if got := here.sum().SHA256; there.SHA256 != "" && got != there.SHA256 {
+		return s.wrap(replyError("the archive has SHA-256 %q here, %q in the guest", got, there.SHA256))
+	}
+	return nil
 }
 
 // TarPutOptions change what [Client.TarPut] does.
@@ -55,6 +72,7 @@ type TarPutOptions struct {
 	Make   bool // the directory, if it is missing
 	Owners bool // keep owners, by number, setuid and setgid, and all extended attributes
 	Strip  int  // components that names lose at their beginning
+	Hash   bool // make both sides sum the archive up, and fail if they disagree: all is there then
 }
 
 // TarPut unpacks a tar archive, which may be compressed with gzip or zstd, into a
@@ -71,15 +89,20 @@ func (c *Client) TarPut(ctx context.Context, path string, r io.Reader, o TarPutO
 	if o.Strip != 0 {
 		req.value("strip", o.Strip)
 	}
+	req.flag("hash", o.Hash)
 	var result TarResult
 	s, err := c.stream(ctx, req, nil)
 	if err != nil {
 		return result, err
 	}
 	defer s.close()
+	sent := summer{w: io.Discard}
+	if o.Hash {
+		sent.hash = sha256.New()
+	}
 	failed := make(chan error, 1)
 	go func() {
-		err := s.send(&summer{w: io.Discard}, r)
+		err := s.send(&sent, r)
 		failed <- err
 		if err != nil { // an agent that waits for the rest does not answer
 			_ = s.conn.SetReadDeadline(aLongTimeAgo)
@@ -95,10 +118,7 @@ func (c *Client) TarPut(ctx context.Context, path string, r io.Reader, o TarPutO
 	if err := allSent(s.op, failed); err != nil {
 		return result, err
 	}
-	if err := s.Decode(&result); err != nil {
-		return result, s.wrap(err)
-	}
-	return result, nil
+	return result, s.agreeTar(&result, &sent)
 }
 
 // errStopped is for an archive that nobody wants any more.

@@ -25,8 +25,8 @@ it is an error if they disagree. Permission bits are kept, of what is copied out
 of the guest less the umask here; the guest's counts for nothing. Setuid, setgid
 and sticky bits are dropped without -p. Of a tree, files, directories, links,
 times and the user's extended attributes are copied; devices and what can't be
-read are told of and passed over, and the exit status is 1. SRC/. is what is in
-SRC.
+read are told of and passed over, and the exit status is 1; the sum is that of
+the tar archive that it passes as. SRC/. is what is in SRC.
 
 With --resume, what has come of a file when a copy is cut off is kept beside DST
 (a hidden name), and the same command goes on with it if SRC is still the same.

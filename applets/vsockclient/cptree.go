@@ -123,7 +123,7 @@ func ownerOf(info fs.FileInfo) *client.Owner {
 // does not make this write elsewhere than below dst.
 func (k *copier) tree(src, dst place) error {
 	bar := k.progress(src.String(), 0)
-	o := client.CopyOptions{Owners: k.preserve && os.Geteuid() == 0, Progress: bar.at}
+	o := client.CopyOptions{Owners: k.preserve && os.Geteuid() == 0, Hash: true, Progress: bar.at}
 	if !k.preserve {
 		o.Umask = umask()
 	}
@@ -148,7 +148,8 @@ func (k *copier) tree(src, dst place) error {
 		To      string `json:"to"`
 		Entries int64  `json:"entries"`
 		Size    int64  `json:"size"`
-	}{src.String(), dst.String(), result.Entries, result.Bytes})
+		SHA256  string `json:"sha256,omitempty"` // of the archive that passed
+	}{src.String(), dst.String(), result.Entries, result.Bytes, result.SHA256})
 }
 
 // umask are the permission bits that new files do not get here.

@@ -1,6 +1,7 @@
 package vsockclient
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -61,7 +62,7 @@ func (p *progress) end(sum client.Sum, err error) {
 
 func (p *progress) endTree(r client.CopyResult) {
 	if p.clear(); p.verbose {
-		fmt.Fprintf(p.log, "%s  %d entries, %s\n", p.name, r.Entries, p.took(r.Bytes))
+		fmt.Fprintf(p.log, "%s  %s  %d entries, %s\n", cmp.Or(r.SHA256, "no sum"), p.name, r.Entries, p.took(r.Bytes))
 	}
 }
 

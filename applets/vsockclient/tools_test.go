@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -110,6 +111,47 @@ func TestCopyTreeThereAndBack(t *testing.T) {
 	if got := describeTree(t, back); got != want {
 		t.Errorf("a copy to a new name: %.2000s", got)
 	}
+}
+
+// Both sides sum up what passes of a tree, and a copy in which a byte changed on the
+// way is no success.
+func TestCopyTreeIsSummedUp(t *testing.T) {
+	g := liveAgent(t)
+	src, work := tree(t), t.TempDir()
+	if err := os.WriteFile(filepath.Join(src, "marked"), []byte(strings.Repeat("MARK", 1000)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	sock := agenttest.Listen(t, func(c net.Conn) {
+		there, err := net.Dial("unix", g.sock)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer there.Close()
+		go func() { _, _ = io.Copy(there, &garbler{r: c}) }()
+		_, _ = io.Copy(c, &garbler{r: there})
+	})
+	for _, args := range [][]string{{src, "vm:" + work + "/there"}, {"vm:" + src, work + "/here"}} {
+		status, stdout, stderr := invoke("", append([]string{"--json", "cp", "-r"}, args...)...)
+		if status != 0 || !regexp.MustCompile(`"sha256":"[0-9a-f]{64}"}\n$`).MatchString(stdout) || stderr != "" {
+			t.Errorf("%q: %d, %q, %q", args, status, stdout, stderr)
+		}
+		status, _, stderr = invoke("", append([]string{"--unix", sock, "cp", "-r"}, args...)...)
+		if status != 1 || !strings.Contains(stderr, "the archive has SHA-256 ") {
+			t.Errorf("%q, with a wrong byte: %d, %q", args, status, stderr)
+		}
+	}
+}
+
+// A garbler changes a byte of what passes.
+type garbler struct{ r io.Reader }
+
+func (g *garbler) Read(p []byte) (int, error) {
+	n, err := g.r.Read(p)
+	if i := bytes.Index(p[:n], []byte("MARK")); i >= 0 {
+		p[i] = 'X'
+	}
+	return n, err
 }
 
 func TestCopyFiles(t *testing.T) {

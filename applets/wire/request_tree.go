@@ -15,6 +15,7 @@ type TarGet struct {
 	Sparse        bool     // say where files have holes, instead of sending zeros
 	OneFilesystem bool     // leave out what is mounted below Path
 	Exclude       []string // patterns of path.Match
+	Hash          bool     // sum up what is sent
 }
 
 // The ways to compress an archive.
@@ -32,6 +33,7 @@ func (f Fields) TarGet() (TarGet, error) {
 		Sparse:        r.bool("sparse"),
 		OneFilesystem: r.bool("one_filesystem"),
 		Exclude:       r.list("exclude"),
+		Hash:          r.bool("hash"),
 	}
 	switch how := r.string("compress"); how {
 	case "", "none":
@@ -54,6 +56,7 @@ type TarPut struct {
 	Make   bool   // it, if it is missing
 	Owners bool   // give the files the archive's owners, and keep what those give rights by
 	Strip  int    // components that names lose at their beginning
+	Hash   bool   // sum up what comes
 }
 
 // TarPut reads the fields of tar_put.
@@ -64,6 +67,7 @@ func (f Fields) TarPut() (TarPut, error) {
 		Make:   r.bool("make"),
 		Owners: r.bool("owners"),
 		Strip:  int(r.int("strip", 0, 0, 1000)),
+		Hash:   r.bool("hash"),
 	}
 	return p, r.err
 }

@@ -8,6 +8,9 @@ type TarResult struct {
 	// while it was read, an extended attribute that the filesystem does not take.
 	Warned   int64    `json:"warned"`
 	Warnings []string `json:"warnings,omitempty"` // the first of them, for people
+	// SHA256 is of the archive as it passed, compressed or not, in hexadecimal; "" if
+	// it was not asked for.
+	SHA256 string `json:"sha256,omitempty"`
 }
 
 // MaxWarnings is how many warnings a TarResult holds.

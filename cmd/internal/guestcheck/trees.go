@@ -114,16 +114,19 @@ func copyTree(ctx context.Context, c *api.Client) (string, error) {
 	if err := plant(from); err != nil {
 		return "", err
 	}
-	o := api.CopyOptions{Owners: true}
+	o := api.CopyOptions{Owners: true, Hash: true}
 	got, err := c.CopyFrom(ctx, from, out, o)
-	if err != nil || len(got.Skipped) != 1 || !strings.HasPrefix(got.Skipped[0], "fifo: ") {
+	if err != nil || got.SHA256 == "" || len(got.Skipped) != 1 || !strings.HasPrefix(got.Skipped[0], "fifo: ") {
 		return "", fmt.Errorf("CopyFrom: %+v, %w", got, err)
 	}
 	put, err := c.CopyTo(ctx, out, back, o)
-	if err != nil || len(put.Skipped) > 0 {
+	if err != nil || put.SHA256 == "" || len(put.Skipped) > 0 {
 		return "", fmt.Errorf("CopyTo: %+v, %w", put, err)
 	}
-	for _, name := range []string{"", "/file", "/hard", "/link", "/sparse", "/dir"} {
+	if to, err := os.Readlink(back + "/link"); to != "../leads/nowhere" { // without its time
+		return "", fmt.Errorf("a link to %q, %w", to, err)
+	}
+	for _, name := range []string{"", "/file", "/hard", "/sparse", "/dir"} {
 		a, errA := describe(from + name)
 		b, errB := describe(back + name)
 		if err := errors.Join(errA, errB); err != nil || a != b {
