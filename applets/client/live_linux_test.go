@@ -88,9 +88,9 @@ func confine(agent *exec.Cmd) error {
 	if err != nil {
 		return err
 	}
-	agent.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(d.Fd())}
+	agent.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: d}
 	live.stop = append(live.stop, func() {
-		_ = d.Close()
+		_ = syscall.Close(d)
 		_ = group.Kill()
 		for end := time.Now().Add(time.Minute); group.Remove() != nil && time.Now().Before(end); {
 			time.Sleep(5 * time.Millisecond)
