@@ -179,6 +179,7 @@ func (cs *commands) launch(c *command, p *plan) (shim *shim, err error) {
 			defer unix.Close(w)
 			attr.Files = append(attr.Files, uintptr(w))
 		}
+		p.own(attr.Files)
 	}
 	start := func() (int, error) {
 		pid, err := syscall.ForkExec(p.path, p.argv, attr)

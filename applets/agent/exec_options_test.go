@@ -138,6 +138,29 @@ func TestExecOptions(t *testing.T) {
 	}
 }
 
+// TestStandardNames: what a command is given it can open by its name too, whoever it
+// is; and /dev/null stays root's.
+func TestStandardNames(t *testing.T) {
+	needRoot(t)
+	a := spawn(t, prepare{}, nil)
+	const script = `: < /dev/stdin && echo out > /dev/stdout && echo err > /dev/stderr; stat -Lc %u /dev/null`
+	for _, fields := range []object{{}, {"user": "54321:7"}, {"user": "54321", "umask": "077"}, {"groups": []string{"5"}}} {
+		for form, ask := range forms() {
+			want := outcome{Stdout: "out\n0\n", Stderr: "err\n"}
+			if got := ask(t, a.socket, with(script, fields)); got != want {
+				t.Errorf("%v, %s: %+v, want %+v", fields, form, got, want)
+			}
+		}
+	}
+	for _, size := range []int{0, 5, 1 << 20} { // in a pipe, and in a file
+		input := strings.Repeat("x", size)
+		request := object{"user": "54321", "stdin": base64Of([]byte(input))}
+		if r := call(t, a.socket, with("cat /dev/stdin", request)); r.Data.Stdout != input {
+			t.Errorf("%d bytes: %d, %s", size, len(r.Data.Stdout), r.Data.Stderr)
+		}
+	}
+}
+
 // TestShimIsClean: a command that hf-exec starts finds what any other finds.
 // (FAULTS.md 1.20)
 func TestShimIsClean(t *testing.T) {

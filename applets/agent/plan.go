@@ -40,6 +40,21 @@ func (p *plan) close() {
 	}
 }
 
+// own gives the command's user what the command reads and writes: whoever opens
+// /dev/stdin or /dev/stdout opens it anew, and the kernel asks whose it is. What has
+// a name is not the command's: /dev/null.
+func (p *plan) own(files []uintptr) {
+	if p.cred == nil {
+		return
+	}
+	for _, fd := range files {
+		var st unix.Stat_t
+		if unix.Fstat(int(fd), &st) == nil && (st.Mode&unix.S_IFMT == unix.S_IFIFO || st.Nlink == 0) {
+			_ = unix.Fchown(int(fd), int(p.cred.Uid), -1) // it can still be used as it is
+		}
+	}
+}
+
 // A commandError is a command that can't be run. To its client it looks as it
 // would in a shell: a message on stderr and 126 or 127.
 type commandError struct {
