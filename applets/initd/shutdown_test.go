@@ -359,6 +359,27 @@ func TestPowerCommands(t *testing.T) {
 			}
 		})
 	}
+	// A newer binary may take the place of the one that PID 1 runs, and a copy is not
+	// the same file either.
+	for _, argv := range [][]string{{"hf-poweroff"}, {"/tmp/hf-poweroff"}} {
+		t.Run("replaced "+argv[0], func(t *testing.T) {
+			t.Parallel()
+			g := bootWith(t, "--power-off=poweroff")
+			for _, name := range []string{"/init.new", "/tmp/hf-poweroff"} {
+				if err := nsguest.CopyFile(executable(t), g.path(name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.Rename(g.path("/init.new"), g.path("/init")); err != nil {
+				t.Fatal(err)
+			}
+			r, err := g.Exec(soon(t), execRequest(argv...))
+			if err == nil && r.ExitCode == 1 { // else it may or may not get its reply
+				t.Fatal("PID 1 was not told")
+			}
+			g.wantEnd("power off")
+		})
+	}
 	t.Run("not root", func(t *testing.T) {
 		g := bootWith(t)
 		for _, name := range []string{"hf-poweroff", "hf-reboot"} {

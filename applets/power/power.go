@@ -5,6 +5,7 @@
 package power
 
 import (
+	"bytes"
 	"errors"
 	"flag"
 	"fmt"
@@ -96,18 +97,14 @@ func sync() {
 	}
 }
 
-// tell signals PID 1, if that is this same program: any other may mean something
-// else by the signal.
+// tell signals PID 1, if that is this program too: any other may mean something else
+// by the signal.
 func tell(signal unix.Signal) error {
-	self, err := os.Stat("/proc/self/exe")
+	same, err := sameProgram("/proc/self/exe", "/proc/1/exe")
 	if err != nil {
 		return fmt.Errorf("can't tell what PID 1 is: %w (--force does without it)", err)
 	}
-	init, err := os.Stat("/proc/1/exe")
-	if err != nil {
-		return fmt.Errorf("can't tell what PID 1 is: %w (--force does without it)", err)
-	}
-	if !os.SameFile(self, init) {
+	if !same {
 		return errors.New("PID 1 is another program: use its own command, or --force")
 	}
 	// The shutdown may be so fast that its TERM comes before the end of this
@@ -115,3 +112,56 @@ func tell(signal unix.Signal) error {
 	ossignal.Ignore(unix.SIGTERM)
 	return os.NewSyscallError("kill 1", unix.Kill(1, signal))
 }
+
+// sameProgram tells whether two files are the same program: one file, or builds of the
+// same package. PID 1 goes on to run from the file that it was started from when a
+// newer one takes the place of that.
+func sameProgram(a, b string) (bool, error) {
+	ours, err := os.Stat(a)
+	if err != nil {
+		return false, err
+	}
+	theirs, err := os.Stat(b)
+	if err != nil || os.SameFile(ours, theirs) {
+		return err == nil, err
+	}
+	name, err := mainPackage(a)
+	if err != nil || name == "" {
+		return false, err
+	}
+	other, err := mainPackage(b)
+	return name == other, err
+}
+
+// mainPackage returns the path of the package that a Go program was built of, or "" of
+// another program. It is the first line of what the linker writes into each, stripped
+// or not: runtime/debug.BuildInfo. That and debug/buildinfo are large.
+func mainPackage(file string) (string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || info.Size() == 0 {
+		return "", err
+	}
+	program, err := unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_PRIVATE)
+	if err != nil {
+		return "", &os.PathError{Op: "mmap", Path: file, Err: err}
+	}
+	defer unix.Munmap(program)
+	// Put together only here, or it would be found where this program says it.
+	start := append([]byte(infoStart), "path\t"...)
+	_, after, _ := bytes.Cut(program, start)
+	name, _, ok := bytes.Cut(after[:min(len(after), maxName)], []byte("\n"))
+	if !ok {
+		return "", nil
+	}
+	return string(name), nil
+}
+
+const (
+	infoStart = "\x30\x77\xaf\x0c\x92\x74\x08\x02\x41\xe1\xc1\x07\xe6\xd6\x18\xe6" // see ModInfoData in cmd/go
+	maxName   = 1024
+)

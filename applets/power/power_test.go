@@ -79,3 +79,40 @@ func TestNotRoot(t *testing.T) {
 		t.Errorf("%v, %q", err, out)
 	}
 }
+
+// A program is the same whichever of its builds it is, and no other is.
+func TestSameProgram(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := t.TempDir() + "/copy"
+	content, err := os.ReadFile(self)
+	if err == nil {
+		err = os.WriteFile(copied, append(content, 0), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := exec.LookPath("go") // one that was built by the same linker
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		a, b string
+		want bool
+	}{
+		{self, self, true}, {self, copied, true}, {copied, self, true},
+		{self, other, false}, {other, self, false}, {self, "/bin/sh", false}, {"/bin/sh", self, false}, {"/bin/sh", "/bin/cat", false}, {"/bin/sh", "/bin/sh", true},
+	} {
+		if same, err := sameProgram(test.a, test.b); same != test.want || err != nil {
+			t.Errorf("%s and %s: %v, %v", test.a, test.b, same, err)
+		}
+	}
+	if name, err := mainPackage(self); name != "github.com/hyperfleet/init/applets/power.test" || err != nil {
+		t.Errorf("%q, %v", name, err)
+	}
+	if _, err := sameProgram(self, "/nowhere"); err == nil {
+		t.Error("a program that is not there")
+	}
+}
