@@ -118,7 +118,8 @@ func parse(args []string, stdout io.Writer) (config, error) {
 	return c, err
 }
 
-// Run is hf-agent. It serves until SIGTERM or SIGINT.
+// Run is hf-agent. It serves until SIGTERM or SIGINT; where PID 1 is this program, until
+// that says so.
 func Run(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	c, err := parse(args, stdout)
 	switch {
@@ -159,14 +160,16 @@ func Run(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		go a.commands.sweep(append(old, limited...))
 	}
 	log.Debug("serving", "listeners", len(listeners), "cgroup", a.commands.group)
-	if control != nil {
-		go a.follow(control, listeners)
-	} else {
+	if control == nil {
 		for _, l := range listeners {
 			go a.Serve(l)
 		}
 	}
-	<-stop
+	// Under PID 1 a signal is somebody else's. Nobody would serve until all that
+	// has begun is done, and the next agent started.
+	if control == nil || !a.follow(control, listeners) {
+		<-stop
+	}
 	log.Debug("stopping")
 	a.Stop()
 	if control != nil {
@@ -212,14 +215,18 @@ func listen(addresses []transport.Address) ([]net.Listener, *handoff.Control, er
 }
 
 // follow serves, as soon as PID 1 says that the machine is up, and tells PID 1 so;
-// also the sockets that it opens later.
-func (a *Agent) follow(control *handoff.Control, listeners []net.Listener) {
+// also the sockets that it opens later. It returns when the agent is to stop, or,
+// with false, when PID 1 will say no more.
+func (a *Agent) follow(control *handoff.Control, listeners []net.Listener) (stop bool) {
 	booted := false
 	for {
 		m, f, err := control.Receive()
 		if err != nil {
-			a.log.Debug("no more listeners will come", "err", err)
-			return
+			a.log.Debug("PID 1 will say no more", "err", err)
+			return false
+		}
+		if m == handoff.Stop {
+			return true
 		}
 		if f != nil {
 			l, err := transport.FileListener(f)

@@ -89,7 +89,7 @@ func (s *supervisor) stopAgent() {
 	for _, l := range s.listeners {
 		_ = l.file.Close()
 	}
-	if s.agent.pid <= 0 || unix.Kill(s.agent.pid, unix.SIGTERM) != nil {
+	if s.agent.pid <= 0 || s.control.Send(handoff.Stop, nil) != nil {
 		return
 	}
 	timeout := time.After(agentGrace)

@@ -194,6 +194,25 @@ func TestAgentCannotBeStarted(t *testing.T) {
 	g.ping()
 }
 
+// Only PID 1 stops the agent, which would serve nobody while a command is in flight
+// (FAULTS.md 2: "the agent gets TERM or INT").
+func TestAgentSignalled(t *testing.T) {
+	g := bootWith(t, "--power-off=poweroff")
+	g.launch("late", "0")
+	agent := g.agent()
+	for _, n := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGTERM} {
+		g.signal(agent, n)
+		time.Sleep(50 * time.Millisecond) // that it would take
+		g.ping()
+	}
+	g.run("hfx", "exit", "0")
+	if g.agent() != agent {
+		t.Error("it is another agent")
+	}
+	g.signal(1, unix.SIGTERM)
+	g.wantEnd("power off")
+}
+
 // A socket that can be opened only later reaches the agent that runs.
 func TestLateListener(t *testing.T) {
 	g := bootWith(t, "--listen=unix:"+socket, "--listen=unix:/tmp/late/socket")

@@ -81,8 +81,8 @@ func Inherited() (listeners []*os.File, ctl *Control, err error) {
 
 // A Control is one end of the socket pair between PID 1 and the agent. PID 1
 // sends listening sockets, and says that the machine is up, before which the agent
-// accepts nothing; the agent says that it is ready and, at the end, that it starts
-// nothing more. A message is a datagram of one byte.
+// accepts nothing, and in the end that it is to stop; the agent says that it is ready
+// and, then, that it starts nothing more. A message is a datagram of one byte.
 type Control struct {
 	f   *os.File
 	raw syscall.RawConn
@@ -95,6 +95,7 @@ type Message byte
 const (
 	Listener Message = 'l' // to the agent, with a listening socket
 	Booted   Message = 'b' // to the agent: accept connections
+	Stop     Message = 'e' // to the agent: start no more commands, answer, and end
 	Ready    Message = 'r' // to PID 1: the agent accepts connections
 	Stopping Message = 's' // to PID 1: the agent starts no more commands
 )
