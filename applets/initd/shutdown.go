@@ -160,10 +160,19 @@ func limited(limit time.Duration, f func() error) error {
 	}
 }
 
-// keepMounted are the mounts that are needed to the end, or are the end: nothing
-// on them is worth unmounting for.
-func keepMounted(target string) bool {
-	return slices.Contains([]string{"/", "/proc", "/sys", "/dev"}, target)
+// keepMounted tells whether the mount at i of a list is needed to the end, or is the
+// end: the root, and on /proc, /sys and /dev what was mounted first, if it is such that
+// nothing in it is worth unmounting for. Anything may be mounted over them.
+func keepMounted(list []mounts.Mounted, i int) bool {
+	m := list[i]
+	switch m.Target {
+	case "/":
+		return true
+	case "/proc", "/sys", "/dev":
+		first := slices.IndexFunc(list, func(other mounts.Mounted) bool { return other.Target == m.Target })
+		return i == first && slices.Contains([]string{"proc", "sysfs", "devtmpfs", "tmpfs"}, m.FSType)
+	}
+	return false
 }
 
 // unmountAll takes the filesystems apart in the reverse of the order in which
@@ -181,8 +190,8 @@ func (s *supervisor) unmountAll() {
 			list = tableAsMounted()
 		}
 		progress := false
-		for _, m := range slices.Backward(list) {
-			if keepMounted(m.Target) {
+		for i, m := range slices.Backward(list) {
+			if keepMounted(list, i) {
 				continue
 			}
 			err := limited(umountLimit, func() error { return m.Unmount(false) })
@@ -245,8 +254,8 @@ func (s *supervisor) makeReadOnly() {
 	if err != nil {
 		list = tableAsMounted()
 	}
-	for _, m := range slices.Backward(list) {
-		if m.ReadOnly || m.FSType == "rootfs" || keepMounted(m.Target) && m.Target != "/" {
+	for i, m := range slices.Backward(list) {
+		if m.ReadOnly || m.FSType == "rootfs" || keepMounted(list, i) && m.Target != "/" {
 			continue
 		}
 		if err := limited(umountLimit, func() error { return m.MakeReadOnly(s.whole) }); err != nil {

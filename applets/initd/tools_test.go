@@ -202,6 +202,8 @@ func stackMounts([]string) error {
 		func() error { return unix.Mount("/bin", "/mnt/a/b c/d", "", unix.MS_BIND, "") },
 		func() error { return unix.Mount("over", "/mnt/a", "tmpfs", 0, "") }, // hides all of them
 		func() error { return unix.Mount("over", "/tmp", "tmpfs", 0, "") },
+		func() error { return unix.Mount("over", "/dev", "tmpfs", 0, "") },
+		func() error { return unix.Mount("over", "/dev", "tmpfs", 0, "") },
 		// What was mounted first goes into what was mounted later.
 		func() error { return errors.Join(os.Mkdir("/mnt2", 0o755), unix.Mount("x", "/mnt2", "tmpfs", 0, "")) },
 		func() error { return errors.Join(os.Mkdir("/mnt3", 0o755), unix.Mount("y", "/mnt3", "tmpfs", 0, "")) },

@@ -46,6 +46,7 @@ func stackChecks() []check {
 		{"a tmpfs on the bind mount", func() (string, error) { return "", mountOn("/srv/bind", "top", "tmpfs", 0, "") }},
 		{"a swap file", func() (string, error) { return "", swapOn() }},
 		{"a write load starts", startLoad},
+		{"the disk on the loop over /sys", func() (string, error) { return "", mountOn("/sys", "/srv/inner", "", unix.MS_BIND, "") }},
 	}
 }
 
