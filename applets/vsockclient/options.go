@@ -239,7 +239,13 @@ func commandFlags(f *flag.FlagSet, o *options) {
 		o.env = append(o.env, s)
 		return nil
 	})
-	f.StringVar(&o.user, "u", "", "run it as `USER[:GROUP]` (default root)")
+	f.Func("u", "run it as `USER[:GROUP]` (default root)", func(s string) error {
+		if s == "" { // a variable that is not set
+			return errors.New("want a user")
+		}
+		o.user = s
+		return nil
+	})
 	f.BoolVar(&o.keep, "keep", false, "let it go on as a session if the client goes away: attach comes back to it")
 	keyFlag(f, o)
 }

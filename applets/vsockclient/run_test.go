@@ -116,7 +116,7 @@ func TestUsageErrorsAreOneLine(t *testing.T) {
 	t.Setenv("HF_VSOCK", "unix:/none")
 	for _, args := range [][]string{
 		{"--cid", "x", "ping"}, {"--cid", "4294967295", "ping"}, {"--port", "x\ny", "ping"}, {"exec", "-e", "=x", "ls"},
-		{"exec", "--max-output", "0", "ls"}, {"exec", "--timeout", "3", "ls"}, {"write", "--mode", "9", "/x"}, {"write", "--mode", "10000", "/x"},
+		{"exec", "--max-output", "0", "ls"}, {"exec", "-u", "", "ls"}, {"exec", "--timeout", "3", "ls"}, {"write", "--mode", "9", "/x"}, {"write", "--mode", "10000", "/x"},
 		{"write", "--mode", "", "/x"}, {"read", "a", "b", "c"}, {"bad\ncommand"},
 		{"--cid", "", "ping"}, {"--uds=", "ping"}, {"ping", "--unix", ""}, {"--port=", "ping"}, // not the VM of HF_VSOCK
 	} {

@@ -121,6 +121,9 @@ func (f Fields) Exec(maxOutput int64) (Exec, error) {
 	case len(e.Cmd) == 0 || e.Cmd[0] == "":
 		r.fail("cmd", "must name a command")
 	}
+	if e.User == "" && r.get("user") != nil { // somebody's variable that is not set
+		r.fail("user", "must not be empty")
+	}
 	if v := r.get("stdin"); v != nil {
 		e.HasStdin = true
 		if v[0] != '"' {

@@ -126,7 +126,7 @@ func TestExecFields(t *testing.T) {
 		`{"cmd":["x"],"env":[]}`: "env", `{"cmd":["x"],"env":{"A":1}}`: "env", `{"cmd":["x"],"env":{"":"x"}}`: "env", `{"cmd":["x"],"env":{"A=B":"x"}}`: "env",
 		`{"cmd":["x"],"env":{"A":"1","A":"2"}}`: "env", `{"cmd":["x"],"env":{"A":"\u0000"}}`: "env", `{"cmd":["x"],"env":{"A\u0000":"x"}}`: "env",
 		`{"cmd":["x"],"env":"A=B"}`: "env", `{"cmd":["x"],"env":{"A":null}}`: "env",
-		`{"cmd":["x"],"cwd":"tmp"}`: "cwd", `{"cmd":["x"],"cwd":""}`: "cwd", `{"cmd":["x"],"cwd":1}`: "cwd", `{"cmd":["x"],"user":0}`: "user",
+		`{"cmd":["x"],"cwd":"tmp"}`: "cwd", `{"cmd":["x"],"cwd":""}`: "cwd", `{"cmd":["x"],"cwd":1}`: "cwd", `{"cmd":["x"],"user":0}`: "user", `{"cmd":["x"],"user":""}`: "user",
 		`{"cmd":["x"],"detach":true,"tty":true,"stdin":""}`: "stdin", `{"cmd":["x"],"stream":true,"stdin":""}`: "stdin", `{"cmd":["x"],"tty":true}`: "tty",
 		`{"cmd":["x"],"stdin":1}`: "stdin", `{"cmd":["x"],"stdin":["a"]}`: "stdin",
 		`{"cmd":["x"],"max_output":-1}`: "max_output", `{"cmd":["x"],"max_output":1073741825}`: "max_output", `{"cmd":["x"],"max_output":"5"}`: "max_output",
