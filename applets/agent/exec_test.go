@@ -135,11 +135,14 @@ func TestSearchPath(t *testing.T) {
 	for _, f := range []struct {
 		path string
 		mode os.FileMode
-	}{{"a/tool", 0o644}, {"b/tool", 0o755}, {"c/tool", 0o755}, {"a/only", 0o644}, {"d/tool/x", 0o755}} {
+	}{{"a/tool", 0o644}, {"b/tool", 0o755}, {"c/tool", 0o755}, {"a/only", 0o644}, {"d/tool/x", 0o755}, {"e/deep/in/x", 0o755}, {"e/deep/tool", 0o755}} {
 		path := filepath.Join(dir, f.path)
 		if err := cmp.Or(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte("#!/bin/sh\necho $0 in $PWD\n"), f.mode)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := os.Symlink("e/deep/in", dir+"/link"); err != nil {
+		t.Fatal(err)
 	}
 	for _, row := range []struct {
 		cmd, path, cwd string
@@ -151,9 +154,15 @@ func TestSearchPath(t *testing.T) {
 		{"only", dir + "/a", "/", "", 126},
 		{"tool", dir + "/d", "/", "", 127},
 		{"tool", "", dir + "/b", "", 127},
-		{"tool", ".:/bin", dir + "/b", dir + "/b/tool in " + dir + "/b\n", 0},
-		{"./tool", "/bin", dir + "/b", dir + "/b/tool in " + dir + "/b\n", 0},
-		{"b/tool", "/bin", dir, dir + "/b/tool in " + dir + "\n", 0},
+		{"tool", ".:/bin", dir + "/b", "./tool in " + dir + "/b\n", 0},
+		{"tool", ":/bin", dir + "/b", "./tool in " + dir + "/b\n", 0},
+		{"./tool", "/bin", dir + "/b", "./tool in " + dir + "/b\n", 0},
+		{"b/tool", "/bin", dir, "b/tool in " + dir + "\n", 0},
+		// .. is that of the directory, not of the link to it.
+		{"../tool", "/bin", dir + "/link", "../tool in " + dir + "/e/deep/in\n", 0},
+		{"../b/tool", "/bin", dir + "/link", "", 127},
+		{"tool", "..", dir + "/link", "../tool in " + dir + "/e/deep/in\n", 0},
+		{"tool", dir + "/link/..", "/", dir + "/link/../tool in /\n", 0},
 	} {
 		r := run(t, l.socket, object{"cmd": []string{row.cmd}, "cwd": row.cwd, "env": map[string]string{"PATH": row.path}})
 		if r.Data.Stdout != row.want || r.Data.ExitCode != row.exitCode {

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -105,14 +106,11 @@ func environment(who identity.Identity, add []string) []string {
 }
 
 // findProgram looks a command up as execvp(3) does: in PATH if it has no slash,
-// else from the working directory.
+// else from the working directory. What is relative stays so, for the kernel to follow
+// from there.
 func findProgram(name, cwd string, env []string) (string, error) {
 	if strings.Contains(name, "/") {
-		path := name
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(cwd, path)
-		}
-		return path, runnable(name, path)
+		return name, runnable(name, seenFrom(cwd, name))
 	}
 	var path string
 	for _, word := range env {
@@ -122,11 +120,8 @@ func findProgram(name, cwd string, env []string) (string, error) {
 	}
 	result := error(&commandError{name, errors.New("command not found"), 127})
 	for _, dir := range filepath.SplitList(path) {
-		if !filepath.IsAbs(dir) {
-			dir = filepath.Join(cwd, dir) // "" and "." are the working directory
-		}
-		candidate := filepath.Join(dir, name)
-		err := runnable(name, candidate)
+		candidate := cmp.Or(dir, ".") + "/" + name
+		err := runnable(name, seenFrom(cwd, candidate))
 		if err == nil {
 			return candidate, nil
 		}
@@ -136,6 +131,15 @@ func findProgram(name, cwd string, env []string) (string, error) {
 		}
 	}
 	return "", result
+}
+
+// seenFrom returns what a path means in a directory. It is not cleaned: ".." of a link to
+// a directory is in another place.
+func seenFrom(dir, path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return dir + "/" + path
 }
 
 // runnable tells whether path is a file that can be executed. It reads the start
