@@ -89,11 +89,11 @@ func TestOldKernel(t *testing.T) {
 // What somebody has mounted before is taken as it is (FAULTS.md 2: "devtmpfs
 // already mounted").
 func TestAlreadyMounted(t *testing.T) {
-	dirs := []string{"/dev", "/run", "/tmp"}
-	g := boot(t, stage{Mounted: dirs, Args: []string{"--power-off=poweroff"}})
+	mounts, binds := []string{"/dev", "/run"}, []string{"/tmp"}
+	g := boot(t, stage{Mounted: mounts, Bound: binds, Args: []string{"--power-off=poweroff"}})
 	g.works()
 	mounted := g.read("/proc/self/mountinfo")
-	for _, dir := range dirs {
+	for _, dir := range append(mounts, binds...) {
 		if _, err := os.Stat(g.path(dir + "/there-before")); err != nil {
 			t.Error(err)
 		}

@@ -34,6 +34,7 @@ type stage struct {
 	CloseFDs bool
 	EmptyDev bool     // not even /dev/null is in it
 	Mounted  []string // directories on which something is mounted already
+	Bound    []string // directories on which another of the root is
 	NoCalls  []uint32 // system calls that the kernel does not have
 	HungSync bool     // sync(2) never returns
 	FUSE     bool     // descriptor 3 is the server's of a filesystem for /mnt
@@ -112,6 +113,10 @@ func (s *stage) prepare() error {
 	}
 	for _, dir := range s.Mounted {
 		err = errors.Join(err, unix.Mount("there-before", dir, "tmpfs", 0, "mode=0755"), os.WriteFile(dir+"/there-before", nil, 0o644))
+	}
+	for i, dir := range s.Bound {
+		source := fmt.Sprint("/bound", i)
+		err = errors.Join(err, os.Mkdir(source, 0o755), unix.Mount(source, dir, "", unix.MS_BIND, ""), os.WriteFile(dir+"/there-before", nil, 0o644))
 	}
 	if s.FUSE {
 		const options = "fd=3,rootmode=40000,user_id=0,group_id=0"

@@ -58,8 +58,14 @@ func (m Mount) Make() error {
 	return &os.PathError{Op: "mount", Path: m.Target, Err: fmt.Errorf("%s (type %s, flags %#x): %w", m.Source, m.FSType, m.Flags, err)}
 }
 
-// IsMountPoint tells whether another filesystem begins at path.
+// IsMountPoint tells whether something is mounted on path. Before Linux 5.8 that is seen
+// only of another filesystem, not of a bind mount of the same.
 func IsMountPoint(path string) bool {
+	var x unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &x)
+	if err == nil && x.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+		return x.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
+	}
 	var here, above unix.Stat_t
 	if unix.Lstat(path, &here) != nil || unix.Lstat(filepath.Dir(path), &above) != nil {
 		return false
