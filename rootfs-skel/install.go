@@ -98,7 +98,7 @@ func (in Installation) link(r rooted, p string) error {
 	} else if !ours {
 		return ErrNotOurs
 	}
-	if err := r.MkdirAll(path.Dir(dest), 0o755); err != nil {
+	if err := r.makeDirs(path.Dir(dest)); err != nil {
 		return err
 	}
 	tmp := path.Join(path.Dir(dest), fmt.Sprintf(".%s.%d", path.Base(dest), os.Getpid()))
@@ -163,6 +163,25 @@ func (r rooted) resolve(p string) (string, error) {
 		return "", err
 	}
 	return path.Join(".", strings.TrimPrefix(real, "/")), nil
+}
+
+// makeDirs makes a directory and those above it that are missing. Whatever the umask of
+// who installs, the users of that system need them.
+func (r rooted) makeDirs(dir string) error {
+	if dir == "." {
+		return nil
+	}
+	if err := r.makeDirs(path.Dir(dir)); err != nil {
+		return err
+	}
+	err := r.Mkdir(dir, 0o755)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err == nil {
+		err = r.Chmod(dir, 0o755)
+	}
+	return err
 }
 
 // IsRoot tells whether two paths are one directory: installing into the root of this

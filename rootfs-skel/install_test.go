@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // goProgram builds a program of a module.
@@ -141,6 +143,24 @@ func TestInstall(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What was missing is for every user of that system, whoever installs; what was there
+// stays as it is.
+func TestInstallUmask(t *testing.T) {
+	dir := overlay(t, map[string]string{"sbin/": ""})
+	if err := os.Chmod(filepath.Join(dir, "sbin"), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Umask(unix.Umask(0o077))
+	if in := install(dir, goProgram(t, "example.org/ours", "one")); in.err != nil || len(in.refused) != 0 {
+		t.Fatalf("%v, %v", in.err, in.refused)
+	}
+	for name, want := range map[string]os.FileMode{"init": 0o755, "usr": 0o755, "usr/sbin": 0o755, "sbin": 0o750} {
+		if st, err := os.Stat(filepath.Join(dir, name)); err != nil || st.Mode().Perm() != want {
+			t.Errorf("%s: %v, want %v, %v", name, st.Mode(), want, err)
+		}
 	}
 }
 
