@@ -34,3 +34,34 @@ func TestOutputDiskFull(t *testing.T) {
 	}
 	o.close()
 }
+
+// TestOutputAtDeadline: what the command wrote before it ended is taken even if nothing
+// was before the time for that was up.
+func TestOutputAtDeadline(t *testing.T) {
+	for _, held := range []bool{true, false} { // by something that the command left
+		o := newOutput(1<<20, nil, func() (*os.File, error) { return tempFile(t.TempDir()) })
+		w, err := o.pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		const size = 60 << 10
+		if n, err := unix.Write(w, make([]byte, size)); n != size || err != nil {
+			t.Fatal(n, err)
+		}
+		if !held {
+			_ = unix.Close(w)
+		}
+		if err := o.r.SetReadDeadline(time.Now().Add(-time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		o.start(logging.New(io.Discard, "agent", false))
+		o.finish(time.Now().Add(-time.Second))
+		if o.size != size || o.held != held || o.truncated {
+			t.Errorf("%d bytes of %d, held %v, truncated %v", o.size, size, o.held, o.truncated)
+		}
+		if held {
+			_ = unix.Close(w)
+		}
+		o.close()
+	}
+}

@@ -5,6 +5,7 @@ package agent
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyperfleet/init/applets/wire"
 	"golang.org/x/sys/unix"
 )
 
@@ -341,4 +343,29 @@ func TestStop(t *testing.T) {
 		defer unix.Close(fd)
 		return unix.Connect(fd, &unix.SockaddrUnix{Name: l.socket}) == unix.ECONNREFUSED
 	})
+}
+
+// TestStopAmidStart: a command that was on its way to be started when Stop came is not.
+// (FAULTS.md 1.29)
+func TestStopAmidStart(t *testing.T) {
+	l := serve(t, testLimits())
+	path := filepath.Join(t.TempDir(), "ran")
+	p, err := resolve(wire.Exec{Cmd: []string{"touch", path}})
+	if err == nil {
+		p.stdin, err = stdin(nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	out := newOutput(0, nil, nil)
+	defer out.close()
+	l.Stop()
+	if _, err := l.commands.start(p, out); !errors.Is(err, errShuttingDown) {
+		t.Errorf("%v, want %v", err, errShuttingDown)
+	}
+	time.Sleep(50 * time.Millisecond)
+	if _, err := os.Stat(path); err == nil {
+		t.Error("it ran")
+	}
 }
