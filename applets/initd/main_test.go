@@ -3,12 +3,15 @@
 package initd_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hyperfleet/init/applets"
+	"github.com/hyperfleet/init/applets/initd"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,8 +31,18 @@ func TestMain(m *testing.M) {
 		endQuickly()
 		badAgent()
 	}
+	if limits, err := os.ReadFile(limitsFile); err == nil && os.Getpid() == 1 {
+		var sync, umount, all int
+		if _, err := fmt.Sscan(string(limits), &sync, &umount, &all); err != nil {
+			panic(err)
+		}
+		os.Exit(initd.RunWithin(os.Args, time.Duration(sync)*time.Millisecond, time.Duration(umount)*time.Millisecond, time.Duration(all)*time.Millisecond))
+	}
 	os.Exit(applets.Main())
 }
+
+// limitsFile holds the limits of a guest's shutdown, in milliseconds.
+const limitsFile = "/etc/limits"
 
 // endQuickly starts an agent again without the second that the race detector
 // sleeps at the end of a process.

@@ -31,6 +31,10 @@ var started = time.Now()
 // Run is init. As PID 1 it returns only where the machine can't be ended, with
 // the status to exit with.
 func Run(args []string, _ io.Reader, stdout, stderr io.Writer) int {
+	return run(args, stdout, stderr, ordinaryLimits())
+}
+
+func run(args []string, stdout, stderr io.Writer, l limits) int {
 	if len(args) == 0 { // a container's runtime may pass nothing at all
 		args = []string{"/init"}
 	}
@@ -47,12 +51,12 @@ func Run(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	unix.Umask(0o022)                                                // as the kernel has it, and not every container's runtime
 	standAside()
 	status := make(chan int, 1)
-	go func() { status <- serve(args, catchSignals()) }() // on another thread, which needs not wait for this one
+	go func() { status <- serve(args, catchSignals(), l) }() // on another thread, which needs not wait for this one
 	return <-status
 }
 
 // serve is the life of PID 1.
-func serve(args []string, stop <-chan os.Signal) int {
+func serve(args []string, stop <-chan os.Signal, l limits) int {
 	whole := takeCtrlAltDel()
 	o := parseOptions(args[1:])
 	log := logging.New(os.Stderr, "init", o.debug)
@@ -67,7 +71,7 @@ func serve(args []string, stop <-chan os.Signal) int {
 	}
 	s := newSupervisor(log, o, args[0])
 	s.kept = kept
-	s.whole = whole
+	s.whole, s.limits = whole, l
 	go s.reap()
 	s.boot()
 	end := s.supervise(stop)

@@ -20,14 +20,22 @@ import (
 
 // How long each part of a shutdown may take.
 const (
-	agentGrace  = time.Second      // for the agent to start nothing more
-	termGrace   = 2 * time.Second  // between TERM and KILL
-	killLimit   = 2 * time.Second  // for what KILL can't end: a process in state D
-	syncLimit   = 30 * time.Second // per sync
-	umountLimit = 2 * time.Second  // per filesystem
-	logLimit    = time.Second      // for a log to be written down
-	watchdog    = 90 * time.Second // for all of it
+	agentGrace = time.Second     // for the agent to start nothing more
+	termGrace  = 2 * time.Second // between TERM and KILL
+	killLimit  = 2 * time.Second // for what KILL can't end: a process in state D
+	logLimit   = time.Second     // for a log to be written down
 )
+
+// limits are how long what only a fault makes long may take.
+type limits struct {
+	sync   time.Duration // per sync
+	umount time.Duration // per filesystem
+	all    time.Duration // of the shutdown
+}
+
+func ordinaryLimits() limits {
+	return limits{sync: 30 * time.Second, umount: 2 * time.Second, all: 90 * time.Second}
+}
 
 // shutdown ends the machine in an orderly way. The first reason to do so wins:
 // nobody listens to signals any more. It returns, with the status to exit with,
@@ -35,7 +43,7 @@ const (
 func (s *supervisor) shutdown(end ending) int {
 	start := time.Now()
 	s.log.Info("shutting down", "why", end.why, "then", end)
-	time.AfterFunc(watchdog, func() {
+	time.AfterFunc(s.limits.all, func() {
 		s.log.Error("the shutdown hangs and is cut short")
 		s.log.Flush(time.Second)
 		os.Exit(s.end(end))
@@ -66,7 +74,7 @@ func (e ending) String() string {
 }
 
 func (s *supervisor) sync() {
-	if err := limited(syncLimit, func() error { unix.Sync(); return nil }); err != nil {
+	if err := limited(s.limits.sync, func() error { unix.Sync(); return nil }); err != nil {
 		s.log.Warn("sync", "err", err)
 	}
 }
@@ -194,7 +202,7 @@ func (s *supervisor) unmountAll() {
 			if keepMounted(list, i) {
 				continue
 			}
-			err := limited(umountLimit, func() error { return m.Unmount(false) })
+			err := limited(s.limits.umount, func() error { return m.Unmount(false) })
 			s.log.Debug("unmount", "mounted", m.Target, "err", err)
 			progress = progress || err == nil
 		}
@@ -215,7 +223,7 @@ func (s *supervisor) restoreProc() {
 		if procMounted() {
 			return
 		}
-		if limited(umountLimit, func() error { return mounts.Mounted{Target: "/proc"}.Unmount(true) }) != nil {
+		if limited(s.limits.umount, func() error { return mounts.Mounted{Target: "/proc"}.Unmount(true) }) != nil {
 			break
 		}
 	}
@@ -223,7 +231,7 @@ func (s *supervisor) restoreProc() {
 		if m.FSType != "proc" || procMounted() {
 			continue
 		}
-		err := limited(umountLimit, m.Make)
+		err := limited(s.limits.umount, m.Make)
 		s.log.Warn("/proc was gone", "err", err)
 	}
 }
@@ -258,14 +266,14 @@ func (s *supervisor) makeReadOnly() {
 		if m.ReadOnly || m.FSType == "rootfs" || keepMounted(list, i) && m.Target != "/" {
 			continue
 		}
-		if err := limited(umountLimit, func() error { return m.MakeReadOnly(s.whole) }); err != nil {
+		if err := limited(s.limits.umount, func() error { return m.MakeReadOnly(s.whole) }); err != nil {
 			s.log.Warn("shutdown", "err", err)
 			s.freeze(m)
 		}
 		if m.Target == "/" {
 			continue
 		}
-		err := limited(umountLimit, func() error { return m.Unmount(true) })
+		err := limited(s.limits.umount, func() error { return m.Unmount(true) })
 		s.log.Warn("a filesystem is still in use", "mounted", m.Target, "err", err)
 	}
 }
@@ -277,7 +285,7 @@ func (s *supervisor) freeze(m mounts.Mounted) {
 	if !s.whole { // others use it
 		return
 	}
-	if err := limited(syncLimit, m.Freeze); err != nil {
+	if err := limited(s.limits.sync, m.Freeze); err != nil {
 		s.log.Warn("shutdown", "err", err)
 		return
 	}
@@ -297,7 +305,7 @@ func (s *supervisor) swapOff() {
 			continue
 		}
 		swap := mounts.Unescape(fields[0])
-		if err := limited(syncLimit, func() error { return swapoff(swap) }); err != nil {
+		if err := limited(s.limits.sync, func() error { return swapoff(swap) }); err != nil {
 			s.log.Warn("swap stays in use", "swap", swap, "err", err)
 		}
 	}

@@ -36,7 +36,7 @@ type stage struct {
 	Mounted  []string // directories on which something is mounted already
 	Bound    []string // directories on which another of the root is
 	NoCalls  []uint32 // system calls that the kernel does not have
-	HungSync bool     // sync(2) never returns
+	Hung     []uint32 // system calls that never return
 	FUSE     bool     // descriptor 3 is the server's of a filesystem for /mnt
 	OldRoot  bool     // leave the machine's /proc where it is
 	Unlinked bool     // remove /init when it runs, and have no /proc to find it by
@@ -62,8 +62,8 @@ func stage1(config string) {
 		if len(s.NoCalls) > 0 {
 			err = withoutCalls(s.NoCalls)
 		}
-		if s.HungSync {
-			err = hangSync()
+		if len(s.Hung) > 0 {
+			err = hangCalls(s.Hung)
 		}
 		if err != nil {
 			panic(err)

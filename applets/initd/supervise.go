@@ -33,7 +33,8 @@ type supervisor struct {
 	agentKept  *logging.Journal // of what agents print
 	options    options
 	argv0      string
-	whole      bool // the machine is this PID 1's, not only a container
+	whole      bool   // the machine is this PID 1's, not only a container
+	limits     limits // of the shutdown
 	reaper     *reaper.Reaper
 	bootReport wire.Boot
 
