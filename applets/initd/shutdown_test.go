@@ -289,8 +289,19 @@ func TestShutdownUnmounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.run("hfx", "mounts")
+	root, err := os.Open(g.path("/")) // which keeps it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := unix.Mkdirat(int(root.Fd()), "before", 0o755); err != nil {
+		t.Error(err)
+	}
 	g.signal(1, unix.SIGTERM)
 	g.wantEnd("power off")
+	if err := unix.Mkdirat(int(root.Fd()), "after", 0o755); !errors.Is(err, unix.EROFS) {
+		t.Errorf("the root can be written to: %v", err)
+	}
 	var order []string
 	for _, m := range regexp.MustCompile(`DEBUG init: unmount mounted=("[^"]*"|\S+) err=<nil>`).FindAllStringSubmatch(g.console.String(), -1) {
 		order = append(order, m[1])
