@@ -115,12 +115,15 @@ func TestFlags(t *testing.T) {
 		{"--listen=vsock:0", 2, "vsock:PORT"},
 		{"--listen=vsock:4294967295", 2, "vsock:PORT"},
 		{"--listen=unix:relative", 2, "absolute"},
-		{"--max-line=0", 2, "greater than 0"},
-		{"--max-content=-1", 2, "greater than 0"},
+		{"--max-line=0", 2, "--max-line must be greater than 0"},
+		{"--max-content=-1", 2, "--max-content must be greater than 0"},
 		{"--max-memory=65535", 2, "--max-memory must be at least 65536"},
 		{"--max-connections=x", 2, "max-connections"},
 		{"--idle-timeout=5", 2, "idle-timeout"},
-		{"--stall-timeout=0s", 2, "greater than 0"},
+		{"--stall-timeout=0s", 2, "--stall-timeout must be greater than 0"},
+		{"--max-sessions=-2", 2, "--max-sessions must be greater than 0"},
+		{"--busy-timeout=-1s", 2, "--busy-timeout must be at least 0"},
+		{"--linger=-1ms", 2, "--linger must be at least 0"},
 	} {
 		var out, errs strings.Builder
 		status := Run([]string{"hf-agent", row.args}, strings.NewReader(""), &out, &errs)

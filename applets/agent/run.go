@@ -106,16 +106,32 @@ func parse(args []string, stdout io.Writer) (config, error) {
 	if err == nil && fs.NArg() > 0 {
 		err = fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
-	for _, limit := range []int64{int64(c.limits.Line), c.limits.Content, int64(c.limits.Memory), int64(c.limits.Conns), int64(c.limits.Sessions),
-		int64(c.limits.Idle), int64(c.limits.Stall), int64(c.limits.Lag)} {
-		if err == nil && limit <= 0 {
-			err = errors.New("a limit must be greater than 0")
-		}
-	}
-	if err == nil && c.limits.Memory < leastMemory {
-		err = fmt.Errorf("--max-memory must be at least %d", leastMemory)
+	if err == nil {
+		err = c.limits.check()
 	}
 	return c, err
+}
+
+// check tells of a limit that makes no sense.
+func (l Limits) check() error {
+	for _, limit := range []struct {
+		flag         string
+		value, least int64
+	}{
+		{"max-line", int64(l.Line), 1}, {"max-content", l.Content, 1}, {"max-memory", int64(l.Memory), leastMemory},
+		{"max-connections", int64(l.Conns), 1}, {"max-sessions", int64(l.Sessions), 1},
+		{"idle-timeout", int64(l.Idle), 1}, {"stall-timeout", int64(l.Stall), 1}, {"max-lag", int64(l.Lag), 1},
+		{"busy-timeout", int64(l.Busy), 0}, {"linger", int64(l.Linger), 0}, // not to wait is fine
+	} {
+		switch {
+		case limit.value >= limit.least:
+		case limit.least == 1:
+			return fmt.Errorf("--%s must be greater than 0", limit.flag)
+		default:
+			return fmt.Errorf("--%s must be at least %d", limit.flag, limit.least)
+		}
+	}
+	return nil
 }
 
 // Run is hf-agent. It serves until SIGTERM or SIGINT; where PID 1 is this program, until
