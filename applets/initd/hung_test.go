@@ -54,6 +54,25 @@ func shutdownHungFilesystem(t *testing.T) error {
 	return err
 }
 
+// Nor does one that is mounted over /proc.
+func TestShutdownHungProc(t *testing.T) {
+	server, err := openHungServer()
+	if err != nil {
+		t.Skip("needs FUSE:", err)
+	}
+	s := stage{FUSE: true, Files: map[string]string{limitsFile: "30000 200 30000"}, Args: []string{"-d", "--power-off=poweroff"}}
+	g := start(t, s, func(cmd *exec.Cmd) { cmd.ExtraFiles = []*os.File{server.f} })
+	t.Cleanup(server.close)
+	g.await("ready in ")
+	go server.serve()
+	g.run("hfx", "proc", "hung")
+	g.signal(1, unix.SIGTERM)
+	g.await("power off after ")
+	g.wantConsole("unmount mounted=/tmp err=<nil>")
+	server.close()
+	g.wantEnd("power off")
+}
+
 // enter starts a process in the guest from outside, which KILL must end though it was
 // sent before: it is sent until nobody is left.
 func (g *guest) enter() error {

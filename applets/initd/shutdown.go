@@ -220,7 +220,7 @@ func (s *supervisor) unmountAll() {
 // only there is it said what else is mounted, and what is swapped to.
 func (s *supervisor) restoreProc() {
 	for range maxPasses {
-		if procMounted() {
+		if s.procMounted() {
 			return
 		}
 		if limited(s.limits.umount, func() error { return mounts.Mounted{Target: "/proc"}.Unmount(true) }) != nil {
@@ -228,7 +228,7 @@ func (s *supervisor) restoreProc() {
 		}
 	}
 	for _, m := range mounts.Table() {
-		if m.FSType != "proc" || procMounted() {
+		if m.FSType != "proc" || s.procMounted() {
 			continue
 		}
 		err := limited(s.limits.umount, m.Make)
@@ -236,10 +236,15 @@ func (s *supervisor) restoreProc() {
 	}
 }
 
-// procMounted tells whether /proc is what it should be.
-func procMounted() bool {
-	var st unix.Statfs_t
-	return unix.Statfs("/proc", &st) == nil && st.Type == unix.PROC_SUPER_MAGIC
+// procMounted tells whether /proc is what it should be. It may be a server of files.
+func (s *supervisor) procMounted() bool {
+	return limited(s.limits.umount, func() error {
+		var st unix.Statfs_t
+		if err := unix.Statfs("/proc", &st); err != nil || st.Type == unix.PROC_SUPER_MAGIC {
+			return err
+		}
+		return errors.New("/proc is something else")
+	}) == nil
 }
 
 // maxPasses bounds how deep loops on filesystems on loops may be stacked.
@@ -317,11 +322,14 @@ func (s *supervisor) detachLoops() (any bool) {
 	files, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	for _, file := range files {
 		device := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file)))
-		f, err := os.Open(device)
-		if err == nil {
-			_, err = unix.IoctlRetInt(int(f.Fd()), unix.LOOP_CLR_FD)
-			err = errors.Join(err, f.Close())
-		}
+		err := limited(s.limits.umount, func() error {
+			f, err := os.Open(device)
+			if err == nil {
+				_, err = unix.IoctlRetInt(int(f.Fd()), unix.LOOP_CLR_FD)
+				err = errors.Join(err, f.Close())
+			}
+			return err
+		})
 		if err != nil {
 			s.log.Warn("a loop device stays", "device", device, "err", err)
 			continue
