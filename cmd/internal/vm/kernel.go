@@ -41,8 +41,10 @@ func OwnKernel(image, modules string) (Kernel, error) {
 		return Kernel{}, fmt.Errorf("kernel %s: it is a directory; name the image itself", image)
 	}
 	if modules != "" {
-		if _, err := os.Stat(filepath.Join(modules, "modules.dep")); err != nil {
-			return Kernel{}, fmt.Errorf("modules %s: want a kernel's module tree, such as /lib/modules/VERSION: %w", modules, err)
+		// A package's tree has no modules.dep before depmod has run, and needs none.
+		_, noIndex := os.Stat(filepath.Join(modules, "modules.dep"))
+		if _, err := os.Stat(filepath.Join(modules, "kernel")); err != nil && noIndex != nil {
+			return Kernel{}, fmt.Errorf("modules %s: want a kernel's module tree, such as /lib/modules/VERSION: %w", modules, noIndex)
 		}
 	}
 	return Kernel{Image: image, Modules: modules}, nil

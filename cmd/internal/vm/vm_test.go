@@ -68,11 +68,16 @@ func TestOwnKernel(t *testing.T) {
 	dir := t.TempDir()
 	image := filepath.Join(dir, "vmlinux")
 	os.WriteFile(image, nil, 0o644)
+	packaged, indexed := t.TempDir(), t.TempDir()
+	os.Mkdir(filepath.Join(packaged, "kernel"), 0o755)
+	os.WriteFile(filepath.Join(indexed, "modules.dep"), nil, 0o644)
 	for _, c := range []struct {
 		image, modules string
 		ok             bool
 	}{
 		{image, "", true},
+		{image, packaged, true},
+		{image, indexed, true},
 		{image, dir, false},
 		{dir, "", false},
 		{image + "no", "", false},
