@@ -70,7 +70,7 @@ image: init hf-vm ## … as an ext4 image → BUILD_DIR/rootfs-ARCH.ext4
 	@$(hf-vm) deps image
 	$(rootfs) ext4 $(BUILD_DIR)/rootfs-$(ARCH).ext4
 
-run: hf-vm ## boot a VM, call every operation, power it off (SHELL=1: a shell in it)
+run: hf-vm ## boot a VM, call one operation after the other, power it off (SHELL=1: a shell in it)
 	@$(hf-vm) run $(runflags) $(if $(GUEST_SHELL),--shell)
 
 shell: hf-vm ## the same as `make run SHELL=1`

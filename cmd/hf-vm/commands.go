@@ -27,7 +27,7 @@ type command struct {
 
 func commands() []command {
 	return []command{
-		{"run", "", "boot a VM, call every operation, power it off; --shell: a shell in it instead", runFlags, runVM},
+		{"run", "", "boot a VM, call one operation after the other, power it off; --shell: a shell in it instead", runFlags, runVM},
 		{"kernel", "", "fetch the distribution's kernel and print where it is", kernelFlags, printKernel},
 		{"deps", "[run|image|test]…", "install what these take (default test)", depsFlags, installDeps},
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/hyperfleet/init/cmd/internal/vm"
 )
 
-// demoScript is where the guest has the script that calls every operation, for
+// demoScript is where the guest has the script that calls the operations, for
 // hosts that have no way into the guest's vsock themselves.
 const demoScript = "/usr/libexec/hf-demo"
 
@@ -48,7 +48,7 @@ type caller interface {
 	where() string
 }
 
-// demo shows every operation being called and answered, and the machine powered
+// demo shows operations being called and answered, and the machine powered
 // off.
 func (o *options) demo(ctx context.Context, p *parts) error {
 	begin := time.Now()

@@ -127,7 +127,7 @@ func hostCID() uint32 {
 }
 
 // makeInitrd builds the root filesystem: the binary, a shell, the kernel's
-// modules for vsock, and the script that calls every operation.
+// modules for vsock, and the script that calls the operations.
 func (o *options) makeInitrd(ctx context.Context, p *parts) error {
 	binary := o.init
 	if binary == "" {

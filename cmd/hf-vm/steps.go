@@ -20,8 +20,10 @@ type step struct {
 
 const demoFile, demoText = "/tmp/greeting", "hello from outside\n"
 
-// steps calls every operation of the protocol, in an order in which each
-// depends on the one before.
+const demoDir, demoSum = "/tmp/demo", "95997ba35cec0d39645fd0b25c66a63a74c9f3b45516beeccc603685af6e9dfe"
+
+// steps calls the operations of the protocol that one client alone can show, in an order
+// in which each depends on the one before.
 func steps() []step {
 	return []step{
 		{says: "ping", args: []string{"--json", "ping"}, check: data("pong", true)},
@@ -36,6 +38,14 @@ func steps() []step {
 		{says: "start a session", args: []string{"exec", "-d", "--", "sh", "-c", "echo working; exit 4"}, check: equal("1\n")},
 		{says: "come back to it", args: []string{"attach", "1"}, status: 4, check: equal("working\n")},
 		{says: "copy a file out", args: []string{"cp", "vm:" + demoFile, "-"}, check: match("^" + demoText + "[0-9a-f]{64}  ")},
+		{says: "make a directory", args: []string{"mkdir", demoDir}},
+		{says: "copy a file in", args: []string{"cp", "-", "vm:" + demoDir + "/in"}, stdin: demoText},
+		{says: "copy it inside", args: []string{"cp", "vm:" + demoDir + "/in", "vm:" + demoDir + "/copy"}},
+		{says: "move it", args: []string{"mv", demoDir + "/copy", demoDir + "/moved"}},
+		{says: "list them", args: []string{"ls", demoDir}, check: equal("in\nmoved\n")},
+		{says: "their sums", args: []string{"hash", demoDir + "/in", demoDir + "/moved"}, check: match("^" + demoSum + "  .*/in\n" + demoSum + "  .*/moved\n$")},
+		{says: "remove all of it", args: []string{"rm", "-r", demoDir}},
+		{says: "its sessions", args: []string{"sessions"}, check: match(`echo working`)},
 		{says: "its log", args: []string{"logs", "--source", "init", "-n", "1"}, check: match(`(?m)^\[ *[0-9.]+\] init: `)},
 		{says: "its figures", args: []string{"stats"}, check: match(`(?m)^memory`)},
 		{says: "remove the file", args: []string{"rm", demoFile}},
