@@ -20,7 +20,6 @@ import (
 	"github.com/hyperfleet/init/applets/internal/logging"
 	"github.com/hyperfleet/init/applets/internal/machine"
 	"github.com/hyperfleet/init/applets/internal/reaper"
-	"github.com/hyperfleet/init/applets/internal/transport"
 	"github.com/hyperfleet/init/applets/wire"
 	"golang.org/x/sys/unix"
 )
@@ -71,12 +70,6 @@ type message struct {
 	from *handoff.Control
 	what handoff.Message
 	err  error
-}
-
-// A listener is a listening socket, and where it listens.
-type listener struct {
-	address transport.Address
-	file    *os.File
 }
 
 func newSupervisor(log *logging.Log, o options, argv0 string) *supervisor {
@@ -182,89 +175,9 @@ func (s *supervisor) supervise(ends <-chan os.Signal) ending {
 	}
 }
 
-// openListeners opens those of the listening sockets that are wanted, with nil all,
-// and not open.
-func (s *supervisor) openListeners(wanted func(transport.Address) bool) error {
-	var errs []error
-	for _, a := range s.missing() {
-		if wanted != nil && !wanted(a) {
-			continue
-		}
-		f, err := transport.Listen(a)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		s.hand(listener{a, f})
-	}
-	return errors.Join(errs...)
-}
-
-func isVsock(a transport.Address) bool { return a.Path == "" }
-func isInRun(a transport.Address) bool { return strings.HasPrefix(a.Path, runDir+"/") }
-
-// runDir is mounted first of the directories that a socket may be in.
-const runDir = "/run"
-
-// missing returns the addresses that nothing listens on yet.
-func (s *supervisor) missing() []transport.Address {
-	return slices.DeleteFunc(slices.Clone(s.options.listen), func(a transport.Address) bool {
-		return slices.ContainsFunc(s.listeners, func(l listener) bool { return l.address == a })
-	})
-}
-
-func (s *supervisor) listening() string {
-	var names []string
-	for _, l := range s.listeners {
-		names = append(names, l.address.String())
-	}
-	return strings.Join(names, ",")
-}
-
-// openLate goes on trying, until stop is closed, for the sockets that could not be
-// opened: the module of vsock may come later.
-func (s *supervisor) openLate(missing []transport.Address, stop <-chan struct{}) {
-	for pause := latePause; len(missing) > 0; pause = min(pause+pause/8, longestLatePause) {
-		select {
-		case <-time.After(pause):
-		case <-stop:
-			return
-		}
-		missing = slices.DeleteFunc(missing, func(a transport.Address) bool {
-			f, err := transport.Listen(a)
-			if err != nil {
-				return false
-			}
-			select {
-			case s.late <- listener{a, f}:
-			case <-stop:
-				_ = f.Close()
-			}
-			return true
-		})
-	}
-}
-
-// Each try may make the kernel start modprobe, so they become rarer: after 10 s
-// they are a second apart.
-const (
-	latePause        = 250 * time.Millisecond
-	longestLatePause = 5 * time.Second
-)
-
-// hand gives a listener to the agent, and to those that come after it.
-func (s *supervisor) hand(l listener) {
-	s.listeners = append(s.listeners, l)
-	if s.control == nil {
-		return // the next agent gets it when it starts
-	}
-	if err := s.control.Send(handoff.Listener, l.file); err != nil {
-		s.log.Warn("the agent did not take a listener", "address", l.address, "err", err)
-	}
-}
-
 // startAgent starts the agent with all that listens.
 func (s *supervisor) startAgent() error {
+	s.renewListeners()
 	control, theirs, err := handoff.Pair()
 	if err != nil {
 		return err

@@ -213,6 +213,27 @@ func TestAgentSignalled(t *testing.T) {
 	g.wantEnd("power off")
 }
 
+// The next agent has a socket again whose name somebody removed, but not one of
+// somebody else's.
+func TestSocketRemoved(t *testing.T) {
+	g := bootWith(t, "--listen=unix:"+socket, "--listen=unix:/tmp/taken")
+	for _, name := range []string{socket, "/tmp/taken"} {
+		if err := os.Remove(g.path(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(g.path("/tmp/taken"), []byte("mine"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	g.signal(g.agent(), unix.SIGKILL)
+	g.await("the agent is back")
+	g.ping()
+	if content, err := os.ReadFile(g.path("/tmp/taken")); string(content) != "mine" {
+		t.Errorf("%q, %v", content, err)
+	}
+	g.wantConsole("nobody can connect address=unix:/tmp/taken")
+}
+
 // A socket that can be opened only later reaches the agent that runs.
 func TestLateListener(t *testing.T) {
 	g := bootWith(t, "--listen=unix:"+socket, "--listen=unix:/tmp/late/socket")
