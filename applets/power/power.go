@@ -137,20 +137,10 @@ func sameProgram(a, b string) (bool, error) {
 // another program. It is the first line of what the linker writes into each, stripped
 // or not: runtime/debug.BuildInfo. That and debug/buildinfo are large.
 func mainPackage(file string) (string, error) {
-	f, err := os.Open(file)
+	program, err := os.ReadFile(file)
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil || info.Size() == 0 {
-		return "", err
-	}
-	program, err := unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_PRIVATE)
-	if err != nil {
-		return "", &os.PathError{Op: "mmap", Path: file, Err: err}
-	}
-	defer unix.Munmap(program)
 	// Put together only here, or it would be found where this program says it.
 	start := append([]byte(infoStart), "path\t"...)
 	_, after, _ := bytes.Cut(program, start)
