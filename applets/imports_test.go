@@ -22,7 +22,7 @@ var layers = [][]string{
 	{"cmd/internal/…"},
 	{"applets", "rootfs-skel"},
 	{"applets/initd", "applets/agent", "applets/power", "applets/vsockclient"},
-	{"applets/client", "applets/wire", "applets/internal/…", "internal/…"},
+	{"applets/client", "applets/wire", "applets/nsguest", "applets/internal/…"},
 }
 
 func matches(pattern, pkg string) bool {

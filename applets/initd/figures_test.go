@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hyperfleet/init/internal/nsguest"
+	"github.com/hyperfleet/init/applets/nsguest"
 	"golang.org/x/sys/unix"
 )
 

@@ -22,7 +22,7 @@ import (
 
 	"github.com/hyperfleet/init/applets/client"
 	"github.com/hyperfleet/init/applets/internal/cgroup"
-	"github.com/hyperfleet/init/internal/nsguest"
+	"github.com/hyperfleet/init/applets/nsguest"
 	"golang.org/x/sys/unix"
 )
 

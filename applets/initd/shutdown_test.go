@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"github.com/hyperfleet/init/applets/client"
-	"github.com/hyperfleet/init/internal/nsguest"
+	"github.com/hyperfleet/init/applets/nsguest"
 	"golang.org/x/sys/unix"
 )
 

@@ -14,7 +14,7 @@ import (
 
 	"github.com/hyperfleet/init/applets"
 	"github.com/hyperfleet/init/applets/internal/agenttest"
-	"github.com/hyperfleet/init/internal/nsguest"
+	"github.com/hyperfleet/init/applets/nsguest"
 	"golang.org/x/sys/unix"
 )
 

@@ -16,7 +16,7 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/hyperfleet/init/internal/nsguest"
+	"github.com/hyperfleet/init/applets/nsguest"
 	"golang.org/x/sys/unix"
 )
 

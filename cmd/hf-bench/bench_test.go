@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/hyperfleet/init/applets"
-	"github.com/hyperfleet/init/internal/nsguest"
+	"github.com/hyperfleet/init/applets/nsguest"
 	"golang.org/x/sys/unix"
 )
 

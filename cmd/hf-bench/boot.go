@@ -12,8 +12,8 @@ import (
 
 	"github.com/hyperfleet/init/applets"
 	"github.com/hyperfleet/init/applets/client"
+	"github.com/hyperfleet/init/applets/nsguest"
 	"github.com/hyperfleet/init/applets/wire"
-	"github.com/hyperfleet/init/internal/nsguest"
 )
 
 // boots are what is measured of machines that only boot.

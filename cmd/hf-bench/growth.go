@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/hyperfleet/init/applets/client"
-	"github.com/hyperfleet/init/internal/nsguest"
+	"github.com/hyperfleet/init/applets/nsguest"
 )
 
 // A growth is how something changes with the number or the size of something else.

@@ -16,8 +16,8 @@ import (
 	"time"
 
 	"github.com/hyperfleet/init/applets/client"
+	"github.com/hyperfleet/init/applets/nsguest"
 	"github.com/hyperfleet/init/applets/wire"
-	"github.com/hyperfleet/init/internal/nsguest"
 )
 
 // mark begins the lines of the console that are rows.

@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/hyperfleet/init/internal/nsguest"
+	"github.com/hyperfleet/init/applets/nsguest"
 	"golang.org/x/sys/unix"
 )
 
