@@ -94,7 +94,7 @@ func discarded(ctx context.Context, c *api.Client, path string) error {
 	}
 	after, err := os.ReadDir(dir)
 	if err != nil || len(after) != len(before) {
-		return fmt.Errorf("Discard left %d files, not %d, %w", len(after), len(before), err)
+		return fmt.Errorf("discard left %d files, not %d, %w", len(after), len(before), err)
 	}
 	return nil
 }
