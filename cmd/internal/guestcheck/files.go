@@ -89,7 +89,7 @@ func discarded(ctx context.Context, c *api.Client, path string) error {
 	if err != nil || len(during) != len(before)+1 {
 		return fmt.Errorf("of an upload that broke off there are %d files, not %d, %w", len(during), len(before)+1, err)
 	}
-	if err := c.Discard(ctx, path, "no"); err != nil {
+	if err := eventually(patience, func() error { return c.Discard(ctx, path, "no") }); err != nil { // as below
 		return err
 	}
 	after, err := os.ReadDir(dir)
