@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/mdlayher/socket"
 	"github.com/mdlayher/vsock"
@@ -55,24 +57,34 @@ func dialLoopback(ctx context.Context, port uint32) (net.Conn, error) {
 	return &loopbackConn{c, vsock.Addr{ContextID: LocalCID, Port: local}, vsock.Addr{ContextID: LocalCID, Port: port}}, nil
 }
 
-// bindLow binds to a free low port and returns it. It starts at a random one: a
-// port that was just used may still be known to the other end.
+// bindLow binds to a free low port and returns it: the next one each time, since the
+// other end may still know a port that was just used, and take what comes from it for
+// more of the old connection.
 //
 // To bind to CID 1, not to any CID, makes a kernel without the loopback
 // transport say EADDRNOTAVAIL at once. Unbound it would send the connection to
 // the hypervisor, which drops it, and connect would time out.
 func bindLow(c *socket.Conn) (uint32, error) {
 	const n = highPort - lowPort + 1
-	start := rand.Uint32N(n)
+	start := lastLow().Add(1)
 	err := error(unix.EADDRINUSE)
 	for i := uint32(0); i < n && errors.Is(err, unix.EADDRINUSE); i++ {
-		port := highPort - (start+i)%n
+		port := lowPort + (start+i)%n
 		if err = c.Bind(&unix.SockaddrVM{CID: LocalCID, Port: port}); err == nil {
 			return port, nil
 		}
 	}
 	return 0, err
 }
+
+// lastLow returns the number of the last low port that this process has tried. The
+// first comes of the time, so that programs that are started one after the other do
+// not begin at the same one either.
+var lastLow = sync.OnceValue(func() *atomic.Uint32 {
+	var last atomic.Uint32
+	last.Store(uint32(time.Now().UnixMilli()))
+	return &last
+})
 
 // loopbackConn makes a net.Conn of a socket that vsock.Dial can't make.
 type loopbackConn struct {
