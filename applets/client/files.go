@@ -238,22 +238,7 @@ func (c *Client) Put(ctx context.Context, path string, r io.Reader, o PutOptions
 	if err := skip(&sent, r, h.Offset); err != nil {
 		return Sum{}, fmt.Errorf("%s: %w", s.op, err)
 	}
-	failed := make(chan error, 1)
-	go func() {
-		err := s.send(&sent, r)
-		failed <- err
-		if err != nil { // an agent that waits for the rest does not answer
-			_ = s.conn.SetReadDeadline(aLongTimeAgo)
-		}
-	}()
-	k, _, err := s.next()
-	if err == nil && k != wire.KindExit {
-		err = s.wrap(replyError("a frame of kind %d", k))
-	}
-	if err != nil {
-		return Sum{}, c.whyNot(s, err, failed)
-	}
-	if err := allSent(s.op, failed); err != nil {
+	if err := s.upload(&sent, r); err != nil {
 		return Sum{}, err
 	}
 	return sent.sum(), s.agree(&sent)
@@ -313,8 +298,29 @@ func (s *stream) send(sent *summer, r io.Reader) error {
 	}
 }
 
+// upload sends what r holds, up to its end, and waits for the exit frame, which is the
+// next to be read. It does not wait for a call of r.Read when the agent refuses.
+func (s *stream) upload(sent *summer, r io.Reader) error {
+	failed := make(chan error, 1)
+	go func() {
+		err := s.send(sent, r)
+		failed <- err
+		if err != nil { // an agent that waits for the rest does not answer
+			_ = s.conn.SetReadDeadline(aLongTimeAgo)
+		}
+	}()
+	k, _, err := s.next()
+	if err == nil && k != wire.KindExit {
+		err = s.wrap(replyError("a frame of kind %d", k))
+	}
+	if err != nil {
+		return s.whyNot(err, failed)
+	}
+	return allSent(s.op, failed)
+}
+
 // whyNot chooses between what the agent says and why it was not sent all.
-func (c *Client) whyNot(s *stream, err error, failed <-chan error) error {
+func (s *stream) whyNot(err error, failed <-chan error) error {
 	select {
 	case sourceErr := <-failed:
 		if sourceErr != nil && s.ctx.Err() == nil {

@@ -100,22 +100,7 @@ func (c *Client) TarPut(ctx context.Context, path string, r io.Reader, o TarPutO
 	if o.Hash {
 		sent.hash = sha256.New()
 	}
-	failed := make(chan error, 1)
-	go func() {
-		err := s.send(&sent, r)
-		failed <- err
-		if err != nil { // an agent that waits for the rest does not answer
-			_ = s.conn.SetReadDeadline(aLongTimeAgo)
-		}
-	}()
-	k, _, err := s.next()
-	if err == nil && k != wire.KindExit {
-		err = s.wrap(replyError("a frame of kind %d", k))
-	}
-	if err != nil {
-		return result, c.whyNot(s, err, failed)
-	}
-	if err := allSent(s.op, failed); err != nil {
+	if err := s.upload(&sent, r); err != nil {
 		return result, err
 	}
 	return result, s.agreeTar(&result, &sent)
