@@ -395,10 +395,13 @@ func TestGraceEnds(t *testing.T) {
 // TestShimArguments: hf-exec does nothing by a command line that is wrong.
 func TestShimArguments(t *testing.T) {
 	for _, line := range []string{
-		"", "exec=/bin/true", "exec=/bin/true 0", "exec=/bin/true 1", "exec=/bin/true x true", "exec=/bin/true -1 true", "exec=/bin/true 2 true",
-		"nonsense=1 exec=/bin/true 1 true", "uid=root exec=/bin/true 1 true", "uid=-1 exec=/bin/true 1 true", "rlimit=7 exec=/bin/true 1 true",
-		"rlimit=7:1:2:3 exec=/bin/true 1 true", "groups=1,,2 exec=/bin/true 1 true", "groups=, exec=/bin/true 1 true", "umask=x exec=/bin/true 1 true", "--wrong",
+		"", "exec=/bin/true", "true", "nonsense=1 exec=/bin/true true", "uid=root exec=/bin/true true", "uid=-1 exec=/bin/true true", "rlimit=7 exec=/bin/true true",
+		"rlimit=7:1:2:3 exec=/bin/true true", "groups=1,,2 exec=/bin/true true", "groups=, exec=/bin/true true", "umask=x exec=/bin/true true", "--wrong",
 	} {
+		if _, err := shimCalls(strings.Fields(line)); err == nil {
+			t.Errorf("%q is taken", line)
+			continue // Shim would become /bin/true, and end the tests in silence
+		}
 		var stdout, stderr bytes.Buffer
 		status := Shim(append([]string{ShimName}, strings.Fields(line)...), nil, &stdout, &stderr)
 		if status != 2 || stdout.Len() > 0 || strings.Count(stderr.String(), "\n") != 1 {

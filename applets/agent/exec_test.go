@@ -216,7 +216,9 @@ func TestEnvironment(t *testing.T) {
 		{"daemon:root", "1 0 0 /usr/sbin daemon"},
 	} {
 		request := sh("echo $(id -u) $(id -g) $(id -G) $HOME $USER")
-		request["user"] = row.user
+		if row.user != "" {
+			request["user"] = row.user
+		}
 		r := run(t, l.socket, request)
 		if strings.TrimSpace(r.Data.Stdout) != strings.TrimSpace(row.want) {
 			t.Errorf("user %q: %q %q, want %q", row.user, r.Data.Stdout, r.Data.Stderr, row.want)

@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 			signal.Notify(make(chan os.Signal, 1), n)
 		}
 	}
-	os.Exit(m.Run())
+	os.Exit(toTheEnd(m))
 }
 
 // testLimits are the defaults, but that no machine is too slow for a client's part:

@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -28,6 +30,44 @@ func programs() map[string]func() int {
 		"hf-confined": confinedProgram, "hf-touch": touchProgram, ShimName: func() int { return Shim(os.Args, os.Stdin, os.Stdout, os.Stderr) },
 		"hf-cat": catProgram,
 	}
+}
+
+// endVariable names the file that tells that the tests came to their end.
+const endVariable = "HF_TEST_END"
+
+// toTheEnd runs the tests in a process of their own, and fails if they did not come to
+// their end: one that became another program by execve(2), as hf-exec does, would end
+// all that follow it, with the status of that program.
+func toTheEnd(m *testing.M) int {
+	if end := os.Getenv(endVariable); end != "" {
+		_ = os.Unsetenv(endVariable)
+		status := m.Run()
+		if err := os.WriteFile(end, nil, 0o600); err != nil {
+			panic(err)
+		}
+		return status
+	}
+	if slices.Contains(os.Args, "-test.fuzzworker") {
+		return m.Run()
+	}
+	dir, err := os.MkdirTemp("", "end")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	end := filepath.Join(dir, "end")
+	runtime.LockOSThread() // with which Pdeathsig comes
+	tests := exec.Command("/proc/self/exe", os.Args[1:]...)
+	tests.Args[0] = os.Args[0]
+	tests.Env = append(os.Environ(), endVariable+"="+end)
+	tests.Stdin, tests.Stdout, tests.Stderr = os.Stdin, os.Stdout, os.Stderr
+	tests.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	err = tests.Run()
+	if !exists(end) {
+		fmt.Fprintf(os.Stderr, "the tests did not come to their end: %v\n", err)
+		return 2
+	}
+	return tests.ProcessState.ExitCode()
 }
 
 // prepare is what an agent process finds when it starts, in the environment as
