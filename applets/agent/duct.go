@@ -13,20 +13,20 @@ import (
 // to another without passing through this process's memory; see splice(2).
 type duct struct{ r, w int }
 
-// ductSize is how much a duct is to hold, in bytes: four times what a pipe does.
+// ductSize is how much a duct holds, in bytes: four times what a pipe does.
 const ductSize = 256 << 10
 
-func newDuct() (*duct, error) {
+func newDuct(size int) (*duct, error) {
 	var p [2]int
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
 		return nil, err
 	}
-	widen(uintptr(p[1]))
+	widen(uintptr(p[1]), size)
 	return &duct{p[0], p[1]}, nil
 }
 
-// widen makes a pipe hold ductSize, if it may.
-func widen(pipe uintptr) { _, _ = unix.FcntlInt(pipe, unix.F_SETPIPE_SZ, ductSize) }
+// widen makes a pipe hold size bytes, if it may.
+func widen(pipe uintptr, size int) { _, _ = unix.FcntlInt(pipe, unix.F_SETPIPE_SZ, size) }
 
 func (d *duct) close() {
 	if d != nil {

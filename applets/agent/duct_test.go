@@ -117,7 +117,7 @@ func TestFloodOfASlowClient(t *testing.T) {
 	s := keep(t, l.socket)
 	s.send(object{"operation": "exec", "cmd": []string{"cat", src}, "stream": true, "timeout": 0}.line())
 	s.receive()
-	eventually(t, "its passage is counted", func() bool { return l.memory.inUse() >= passageCost })
+	eventually(t, "its passage is counted", func() bool { return l.memory.inUse() > ductSize })
 	sum, in := sha256.New(), wire.NewFrameReader(s.lines)
 	for k := wire.KindStdout; k == wire.KindStdout; {
 		var err error
@@ -148,7 +148,7 @@ func TestGathering(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer near.Close()
-	from, err := newDuct()
+	from, err := newDuct(ductSize)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func TestGathering(t *testing.T) {
 	for _, row := range []struct {
 		size int
 		few  bool
-	}{{4 << 10, true}, {0, false}, {ductSize / 2, false}, {4 << 10, true}} {
+	}{{4 << 10, true}, {0, false}, {passageSizes[0] / 2, false}, {4 << 10, true}} {
 		if _, err := unix.Write(from.w, make([]byte, row.size)); err != nil {
 			t.Fatal(err)
 		}

@@ -118,7 +118,7 @@ func (u *upload) receive(r *request, dst io.Writer) error {
 	}
 	u.dst = dst
 	if _, ok := dst.(*os.File); ok && u.sum.Hash == nil {
-		u.duct, _ = newDuct() // it is faster, but not needed
+		u.duct, _ = newDuct(ductSize) // it is faster, but not needed
 		defer u.duct.close()
 	}
 	if _, err := s.receiveAll(u); err != nil {

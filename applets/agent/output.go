@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hyperfleet/init/applets/internal/logging"
+	"github.com/hyperfleet/init/applets/internal/transport"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,8 +34,10 @@ type output struct {
 	passage   *passage                  // for what is for sink, while that is much; or nil
 	much      bool                      // it was
 	held      bool                      // something held the pipe open at the deadline
-	fd        int                       // of the pipe, until r is
-	r         *os.File                  // made by start; or a terminal
+	fd        int                       // of the pipe, while there is no r
+	mu        sync.Mutex                // guards that there is one, and its deadline
+	r         *os.File                  // the pipe, as the poller watches it; or a terminal
+	stays     bool                      // with the poller: a terminal, which others use too
 	ended     bool                      // it is at its end; see command.brief
 	deadline  atomic.Pointer[time.Time] // of the collection; nil while there is none
 	done      chan struct{}             // closed when the pipe is at its end, or let go
@@ -60,8 +64,8 @@ func (o *output) start(log *logging.Log) {
 	if o.ended {
 		return
 	}
-	if o.r == nil {
-		o.r, o.fd = os.NewFile(uintptr(o.fd), "pipe"), -1
+	if o.stays = o.r != nil; !o.stays {
+		o.watch()
 	}
 	o.done = make(chan struct{})
 	go func() {
@@ -71,13 +75,32 @@ func (o *output) start(log *logging.Log) {
 	}()
 }
 
-// collect reads until the end of the pipe or the deadline that finish sets.
+// collect reads until the end of the pipe, or until the deadline that finish sets.
 func (o *output) collect() {
+	for !o.follow() {
+		if !o.unwatch() {
+			continue
+		}
+		end := o.rush()
+		o.watch()
+		if end {
+			return
+		}
+	}
+}
+
+// follow reads what the poller tells of. It is done at the end of the pipe and at
+// the deadline, and stops where there is much that the poller would only hold up.
+func (o *output) follow() (done bool) {
 	raw, err := o.r.SyscallConn()
 	if err != nil {
-		return
+		return true
 	}
-	err = raw.Read(func(fd uintptr) bool { return o.drain(fd, -1) })
+	end := false
+	err = raw.Read(func(fd uintptr) bool {
+		end = o.drain(fd, -1)
+		return end || o.rushes()
+	})
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		// Whatever the command wrote before it ended is among the next bytes: the
 		// pipe holds no more than its capacity.
@@ -89,10 +112,71 @@ func (o *output) collect() {
 			o.held = !o.drain(fd, capacity+1) // one more, to see the end
 		})
 	}
+	return end || err != nil
 }
 
-// drain takes what the pipe holds, at most limit bytes if that is not negative.
-// It tells whether the pipe is at its end.
+// rush reads while much comes, and tells whether the pipe is at its end. The poller
+// does not watch it: every write to a pipe that it watches wakes it, and so takes a
+// command that writes 4 KiB at a time three times as long.
+func (o *output) rush() (end bool) {
+	for !o.late() {
+		if o.drain(uintptr(o.fd), -1) {
+			return true
+		}
+		if !transport.Soon(uintptr(o.fd), unix.POLLIN) {
+			break
+		}
+	}
+	o.much = false
+	return false
+}
+
+// rushes tells whether the pipe is to be read by rush, and is not yet.
+func (o *output) rushes() bool { return o.much && o.r != nil && !o.stays }
+
+// late tells whether the deadline is over.
+func (o *output) late() bool {
+	d := o.deadline.Load()
+	return d != nil && time.Now().After(*d)
+}
+
+// watch has the poller watch the pipe.
+func (o *output) watch() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.r, o.fd = os.NewFile(uintptr(o.fd), "pipe"), -1
+	if d := o.deadline.Load(); d != nil {
+		_ = o.r.SetReadDeadline(*d)
+	}
+}
+
+// unwatch ends that. It is false, and there will be no other try, if there is no
+// descriptor to be had for it: the poller lets go of a pipe when its own is closed.
+func (o *output) unwatch() bool {
+	fd, err := dup(o.r)
+	if err != nil {
+		o.stays = true
+		return false
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_ = o.r.Close()
+	o.r, o.fd = nil, fd
+	return true
+}
+
+// dup is dup(2).
+func dup(f *os.File) (fd int, err error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	controlErr := raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) })
+	return fd, cmp.Or(controlErr, err)
+}
+
+// drain takes what the pipe holds, at most limit bytes if that is not negative; if
+// it is, only until there is reason to rush. It tells whether the pipe is at its end.
 func (o *output) drain(fd uintptr, limit int64) (end bool) {
 	var buf []byte
 	if o.passage == nil && o.memory.Take(pipeBuffer) {
@@ -104,8 +188,8 @@ func (o *output) drain(fd uintptr, limit int64) (end bool) {
 		buf = make([]byte, smallPipeBuffer)
 	}
 	for limit != 0 {
-		if d := o.deadline.Load(); limit < 0 && d != nil && time.Now().After(*d) {
-			return false // what writes without a pause would keep us here for ever
+		if limit < 0 && (o.rushes() || o.late()) {
+			return false // late: what writes without a pause would keep us here for ever
 		}
 		n, err := o.take(fd, buf)
 		if errors.Is(err, unix.EAGAIN) {
@@ -156,8 +240,12 @@ func (o *output) keep(p []byte) {
 // that the command left running may hold it open for ever.
 func (o *output) finish(deadline time.Time) {
 	if o.done != nil {
+		o.mu.Lock()
 		o.deadline.Store(&deadline)
-		_ = o.r.SetReadDeadline(deadline)
+		if o.r != nil {
+			_ = o.r.SetReadDeadline(deadline)
+		}
+		o.mu.Unlock()
 		<-o.done
 	}
 	o.shut()

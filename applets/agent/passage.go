@@ -5,8 +5,10 @@ package agent
 import (
 	"cmp"
 	"errors"
+	"slices"
 	"time"
 
+	"github.com/hyperfleet/init/applets/internal/transport"
 	"github.com/hyperfleet/init/applets/wire"
 	"golang.org/x/sys/unix"
 )
@@ -18,12 +20,14 @@ type passage struct {
 	kind   wire.Kind
 	lost   func() // is called when the client can't be reached
 	duct   *duct  // nil until it is needed
+	size   int    // of the duct, and of the pipe, in bytes
 	few    bool   // the last frame was small, and more may follow it at once
 }
 
-// passageCost is what a passage takes of the budget: what its duct and the pipe,
-// which it widens, hold while the client does not read.
-const passageCost = 2 * ductSize
+// passageSizes are how much the duct of a passage may hold, in bytes, and as much the
+// pipe, which is widened: the first for which there is memory. It is in use while the
+// client does not read. No frame holds more than the first.
+var passageSizes = []int{wire.MaxPayload, ductSize}
 
 // newPassage returns a passage, or nil where it gains nothing: a vsock socket copies
 // what it is given by splice(2), and some kernels do that a page at a time.
@@ -36,17 +40,20 @@ func (s *stream) newPassage(kind wire.Kind, lost func()) *passage {
 
 // open tells whether the passage can be used, and makes its duct.
 func (p *passage) open(pipe uintptr) bool {
-	if p == nil || p.duct == nil && !p.stream.conn.memory.Take(passageCost) {
+	if p == nil || p.duct != nil {
+		return p != nil
+	}
+	fits := slices.IndexFunc(passageSizes, func(size int) bool { return p.stream.conn.memory.Take(2 * size) })
+	if fits < 0 {
 		return false
 	}
-	if p.duct == nil {
-		var err error
-		if p.duct, err = newDuct(); err != nil {
-			p.stream.conn.memory.Give(passageCost)
-			return false
-		}
-		widen(pipe)
+	p.size = passageSizes[fits]
+	var err error
+	if p.duct, err = newDuct(p.size); err != nil {
+		p.stream.conn.memory.Give(2 * p.size)
+		return false
 	}
+	widen(pipe, p.size)
 	return true
 }
 
@@ -54,13 +61,13 @@ func (p *passage) close() {
 	if p != nil && p.duct != nil {
 		p.duct.close()
 		p.duct = nil
-		p.stream.conn.memory.Give(passageCost)
+		p.stream.conn.memory.Give(2 * p.size)
 	}
 }
 
 // gather is how long a command that writes much in small pieces may go on before they
-// are read: about what fills half of its pipe. A frame for each costs more than it
-// holds. The kernel adds its timer slack, as much again.
+// are read, which the kernel's timer slack doubles. A frame for each costs more than
+// it holds.
 const gather = 50 * time.Microsecond
 
 // move sends what the pipe holds as one frame, and returns its length, or 0 at the
@@ -70,8 +77,8 @@ func (p *passage) move(pipe uintptr) (int, error) {
 	if p.few { // time.Sleep would be a millisecond
 		_, _ = unix.Ppoll(nil, &unix.Timespec{Nsec: int64(gather)}, nil)
 	}
-	n, err := p.duct.fill(pipe, ductSize)
-	p.few = n > 0 && n < ductSize/2
+	n, err := p.duct.fill(pipe, p.size)
+	p.few = n > 0 && n < p.size/2
 	if n <= 0 || err != nil {
 		return n, err
 	}
@@ -86,10 +93,18 @@ func (p *passage) send(n int) error {
 	for n > 0 {
 		m, sendErr := int64(0), error(nil)
 		err := p.stream.conn.raw.Write(func(socket uintptr) bool {
-			m, sendErr = retry(func() (int64, error) {
-				return unix.Splice(p.duct.r, nil, int(socket), nil, n, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
-			})
-			return !errors.Is(sendErr, unix.EAGAIN)
+			for {
+				m, sendErr = retry(func() (int64, error) {
+					return unix.Splice(p.duct.r, nil, int(socket), nil, n, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+				})
+				if !errors.Is(sendErr, unix.EAGAIN) {
+					return true
+				}
+				p.few = false // this wait gathers as well
+				if !transport.Soon(socket, unix.POLLOUT) {
+					return false
+				}
+			}
 		})
 		if err = cmp.Or(err, sendErr); err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 
+	"github.com/hyperfleet/init/applets/internal/transport"
 	"github.com/hyperfleet/init/applets/wire"
 )
 
@@ -43,9 +44,9 @@ func (c *Client) stream(ctx context.Context, req *request, header any) (*stream,
 func (s *stream) open(c *Client, req *request, header any) error {
 	// A failure is told in the reply, which is read even if sending failed.
 	sendErr := req.writeTo(s.conn)
-	var src io.Reader = s.conn
+	src := transport.NewReader(s.conn)
 	if c.tee != nil {
-		src = &firstLineTee{r: s.conn, w: c.tee}
+		src = &firstLineTee{r: src, w: c.tee}
 	}
 	lines := wire.NewReader(src, wire.MaxLine)
 	line, err := lines.ReadLine(req.sink)
