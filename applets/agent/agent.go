@@ -137,9 +137,9 @@ func (a *Agent) begin(nc net.Conn) {
 	a.wg.Go(func() {
 		defer func() {
 			_ = nc.Close()
+			a.endStream(c) // of what panicked
 			a.mu.Lock()
 			delete(a.conns, c)
-			a.endStream(c)
 			a.mu.Unlock()
 			a.room.Broadcast()
 		}()
@@ -224,7 +224,6 @@ func (a *Agent) again(c *conn) bool {
 		return false
 	}
 	c.wait()
-	a.endStream(c) // which it did not begin
 	a.room.Broadcast()
 	return true
 }
@@ -245,8 +244,10 @@ func (a *Agent) beginStream(c *conn) error {
 	return nil
 }
 
-// endStream gives the place of c back, if it has one, with the lock held.
+// endStream gives the place of c back, if it has one.
 func (a *Agent) endStream(c *conn) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if c.streaming {
 		a.streams--
 		c.streaming = false

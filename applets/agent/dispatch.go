@@ -126,6 +126,7 @@ func (a *Agent) serve(c *conn) {
 		if err == nil {
 			err = a.answer(r)
 			r.close()
+			a.endStream(c) // or it did not begin
 		}
 		var cut errReplying
 		switch {
