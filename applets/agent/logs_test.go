@@ -194,7 +194,6 @@ func TestMergedLogs(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	l.sources = l.sources[:0]
 }
 
 func messages(t *testing.T, c *client.Client, o client.LogOptions) (list []string) {

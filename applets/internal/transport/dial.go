@@ -169,11 +169,14 @@ func Dial(ctx context.Context, t Target) (net.Conn, error) {
 	default:
 		return nil, ErrNoTarget
 	}
-	if err == nil {
-		return c, nil
-	}
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
+		if err == nil {
+			_ = c.Close()
+		}
 		return nil, &DialError{Target: t, Err: context.Cause(ctx)}
+	case err == nil:
+		return c, nil
 	}
 	return nil, &DialError{Target: t, Err: err, Hint: hint(t, err)}
 }

@@ -35,7 +35,7 @@ func (r *reader) Read(p []byte) (n int, err error) {
 	}
 	rawErr := r.raw.Read(func(fd uintptr) bool {
 		for {
-			n, err = unix.Read(int(fd), p)
+			n, err = syscall.Read(int(fd), p) // which the race detector knows, as net's
 			switch {
 			case err == unix.EINTR:
 			case err != unix.EAGAIN:
