@@ -151,7 +151,7 @@ func (e *sourceError) Unwrap() error { return e.err }
 // explain chooses what to say of a reply that could not be read.
 func explain(ctx context.Context, err error, sent <-chan error) error {
 	if ctx.Err() != nil {
-		return whyEnded(ctx)
+		return transport.WhyEnded(ctx)
 	}
 	select {
 	case sendErr := <-sent:
@@ -175,21 +175,6 @@ func explain(ctx context.Context, err error, sent <-chan error) error {
 	}
 	return err
 }
-
-// whyEnded is the cause of a context's end, which is also what its Err tells.
-func whyEnded(ctx context.Context) error {
-	cause := context.Cause(ctx)
-	if errors.Is(cause, context.Canceled) || errors.Is(cause, context.DeadlineExceeded) {
-		return cause
-	}
-	return &endError{cause, ctx.Err()}
-}
-
-// An endError reads as its cause.
-type endError struct{ cause, err error }
-
-func (e *endError) Error() string   { return e.cause.Error() }
-func (e *endError) Unwrap() []error { return []error{e.cause, e.err} }
 
 // A sender remembers whether it was the connection that failed.
 type sender struct {
@@ -270,7 +255,7 @@ func (c *Client) Wait(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w; the last attempt: %v", whyEnded(ctx), err)
+			return fmt.Errorf("%w; the last attempt: %v", transport.WhyEnded(ctx), err)
 		case <-time.After(pause):
 		}
 		limit, pause = min(2*limit, maxAttempt), min(2*pause, maxPause)

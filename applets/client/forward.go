@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hyperfleet/init/applets/internal/transport"
 	"github.com/hyperfleet/init/applets/wire"
 )
 
@@ -30,11 +32,13 @@ func (c *Client) Dial(ctx context.Context, network, address string) (net.Conn, e
 // longStream is stream for one that outlives ctx, which bounds the asking only.
 func (c *Client) longStream(ctx context.Context, req *request, header any) (*stream, context.CancelCauseFunc, error) {
 	life, cancel := context.WithCancelCause(context.Background())
-	stop := context.AfterFunc(ctx, func() { cancel(whyEnded(ctx)) })
+	stop := context.AfterFunc(ctx, func() { cancel(transport.WhyEnded(ctx)) })
 	s, err := c.stream(life, req, header)
-	if err == nil && !stop() {
-		s.close()
-		err = s.wrap(whyEnded(ctx))
+	if !stop() { // ctx has ended
+		if err == nil {
+			s.close()
+		}
+		err = fmt.Errorf("%s: %w", req.op, transport.WhyEnded(ctx))
 	}
 	if err != nil {
 		cancel(nil)

@@ -174,12 +174,27 @@ func Dial(ctx context.Context, t Target) (net.Conn, error) {
 		if err == nil {
 			_ = c.Close()
 		}
-		return nil, &DialError{Target: t, Err: context.Cause(ctx)}
+		return nil, &DialError{Target: t, Err: WhyEnded(ctx)}
 	case err == nil:
 		return c, nil
 	}
 	return nil, &DialError{Target: t, Err: err, Hint: hint(t, err)}
 }
+
+// WhyEnded is the cause of a context's end, which is also what its Err tells.
+func WhyEnded(ctx context.Context) error {
+	cause := context.Cause(ctx)
+	if errors.Is(cause, context.Canceled) || errors.Is(cause, context.DeadlineExceeded) {
+		return cause
+	}
+	return &endError{cause, ctx.Err()}
+}
+
+// An endError reads as its cause.
+type endError struct{ cause, err error }
+
+func (e *endError) Error() string   { return e.cause.Error() }
+func (e *endError) Unwrap() []error { return []error{e.cause, e.err} }
 
 // dialGuest tries vsock loopback, and the local socket if that fails for
 // whatever reason: many guest kernels have no loopback transport.
