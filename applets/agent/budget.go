@@ -60,13 +60,20 @@ func newBudget(size int, patience time.Duration) *budget {
 
 // Take takes n bytes if they can be had at once. Half of the budget is kept for
 // those that wait.
-func (s *share) Take(n int) bool {
+func (s *share) Take(n int) bool { return s.takeOf(2, n) }
+
+// TakeSpare is Take for what is only a little better with much memory: it leaves as
+// much to others again.
+func (s *share) TakeSpare(n int) bool { return s.takeOf(4, n) }
+
+// takeOf takes n bytes if no more than a part of the budget is in use then.
+func (s *share) takeOf(part, n int) bool {
 	if s == nil || s.budget == nil {
 		return true
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.used+n > s.size/2 {
+	if s.used+n > s.size/part {
 		return false
 	}
 	s.add(s, n)

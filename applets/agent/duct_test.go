@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/hyperfleet/init/applets/client"
 	"github.com/hyperfleet/init/applets/wire"
-	"golang.org/x/sys/unix"
 )
 
 // TestPastMemory: what goes past the agent's and the client's memory arrives as it
@@ -132,45 +130,4 @@ func TestFloodOfASlowClient(t *testing.T) {
 		t.Errorf("%s, want %s", got, want)
 	}
 	eventually(t, "the memory is given back", func() bool { return l.memory.inUse() == 0 })
-}
-
-// TestGathering: only what follows a small frame at once waits for more; what comes
-// when the pipe has been empty does not.
-func TestGathering(t *testing.T) {
-	listener, err := net.Listen("unix", filepath.Join(shortDir(t), "s"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	far := dial(t, listener.Addr().String())
-	near, err := listener.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer near.Close()
-	from, err := newDuct(ductSize)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer from.close()
-	c := newConn(near, testLimits(), &share{})
-	p := (&stream{FrameWriter: wire.NewFrameWriter(c), conn: c}).newPassage(wire.KindStdout, func() { t.Error("lost") })
-	_ = unix.SetNonblock(from.r, true)
-	if !p.open(uintptr(from.r)) {
-		t.Fatal("it can't be used")
-	}
-	defer p.close()
-	go func() { _, _ = io.Copy(io.Discard, far) }()
-	for _, row := range []struct {
-		size int
-		few  bool
-	}{{4 << 10, true}, {0, false}, {passageSizes[0] / 2, false}, {4 << 10, true}} {
-		if _, err := unix.Write(from.w, make([]byte, row.size)); err != nil {
-			t.Fatal(err)
-		}
-		n, err := p.move(uintptr(from.r))
-		if row.size == 0 && err != unix.EAGAIN || row.size > 0 && (n != row.size || err != nil) || p.few != row.few {
-			t.Errorf("of %d: %d, %v, few %v", row.size, n, err, p.few)
-		}
-	}
 }

@@ -32,13 +32,15 @@ func TestMain(m *testing.M) {
 	if run, ok := programs()[filepath.Base(os.Args[0])]; ok {
 		os.Exit(run())
 	}
-	// As hf-agent does: else commands of an agent in this process would inherit it.
-	for _, n := range []os.Signal{unix.SIGHUP, unix.SIGINT} {
-		if signal.Ignored(n) { // nohup, or a shell's background
-			signal.Notify(make(chan os.Signal, 1), n)
+	os.Exit(toTheEnd(func() int {
+		// As hf-agent does: else commands of an agent in this process would inherit it.
+		for _, n := range []os.Signal{unix.SIGHUP, unix.SIGINT} {
+			if signal.Ignored(n) { // nohup, or a shell's background
+				signal.Notify(make(chan os.Signal, 1), n)
+			}
 		}
-	}
-	os.Exit(toTheEnd(m))
+		return m.Run()
+	}))
 }
 
 // testLimits are the defaults, but that no machine is too slow for a client's part:

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/hyperfleet/init/applets/internal/logging"
-	"github.com/hyperfleet/init/applets/internal/transport"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,12 +31,11 @@ type output struct {
 	truncated bool
 	sink      func(p []byte)            // takes what comes, instead of the spool
 	passage   *passage                  // for what is for sink, while that is much; or nil
-	much      bool                      // it was
+	much      bool                      // it is, and the passage is open
 	held      bool                      // something held the pipe open at the deadline
 	fd        int                       // of the pipe, while there is no r
 	mu        sync.Mutex                // guards that there is one, and its deadline
 	r         *os.File                  // the pipe, as the poller watches it; or a terminal
-	stays     bool                      // with the poller: a terminal, which others use too
 	ended     bool                      // it is at its end; see command.brief
 	deadline  atomic.Pointer[time.Time] // of the collection; nil while there is none
 	done      chan struct{}             // closed when the pipe is at its end, or let go
@@ -64,7 +62,7 @@ func (o *output) start(log *logging.Log) {
 	if o.ended {
 		return
 	}
-	if o.stays = o.r != nil; !o.stays {
+	if o.r == nil {
 		o.watch()
 	}
 	o.done = make(chan struct{})
@@ -81,7 +79,7 @@ func (o *output) collect() {
 		if !o.unwatch() {
 			continue
 		}
-		end := o.rush()
+		end := o.rush(uintptr(o.fd))
 		o.watch()
 		if end {
 			return
@@ -90,7 +88,7 @@ func (o *output) collect() {
 }
 
 // follow reads what the poller tells of. It is done at the end of the pipe and at
-// the deadline, and stops where there is much that the poller would only hold up.
+// the deadline, and stops where there is much.
 func (o *output) follow() (done bool) {
 	raw, err := o.r.SyscallConn()
 	if err != nil {
@@ -99,7 +97,7 @@ func (o *output) follow() (done bool) {
 	end := false
 	err = raw.Read(func(fd uintptr) bool {
 		end = o.drain(fd, -1)
-		return end || o.rushes()
+		return end || o.much
 	})
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		// Whatever the command wrote before it ended is among the next bytes: the
@@ -115,24 +113,42 @@ func (o *output) follow() (done bool) {
 	return end || err != nil
 }
 
-// rush reads while much comes, and tells whether the pipe is at its end. The poller
-// does not watch it: every write to a pipe that it watches wakes it, and so takes a
-// command that writes 4 KiB at a time three times as long.
-func (o *output) rush() (end bool) {
-	for !o.late() {
-		if o.drain(uintptr(o.fd), -1) {
+// tick is how often rush reads: about what fills a quarter of the pipe. A frame for
+// each piece that a command writes costs more than it holds.
+const tick = 100 * time.Microsecond
+
+// mostQuiet is how many ticks with less than a page there may be in a rush.
+const mostQuiet = 10
+
+// rush moves what comes through the passage while it is much, and tells whether the
+// pipe is at its end. The poller does not watch the pipe meanwhile: every write to a
+// pipe that it watches wakes it, which makes a command that writes 4 KiB at a time
+// take twice as long. It watches a timer instead.
+func (o *output) rush(pipe uintptr) (end bool) {
+	o.much = false
+	defer o.passage.close()
+	t, err := newTimer()
+	if err != nil {
+		o.passage.broken = true
+		return false
+	}
+	defer t.Close()
+	for quiet := 0; quiet < mostQuiet && !o.passage.broken && !o.late(); {
+		n, err := o.passage.move(pipe)
+		switch {
+		case n >= smallPipeBuffer:
+			quiet = 0
+		case n > 0, errors.Is(err, unix.EAGAIN):
+			quiet++
+		default:
 			return true
 		}
-		if !transport.Soon(uintptr(o.fd), unix.POLLIN) {
-			break
+		if n < o.passage.size/2 {
+			t.wait(tick)
 		}
 	}
-	o.much = false
 	return false
 }
-
-// rushes tells whether the pipe is to be read by rush, and is not yet.
-func (o *output) rushes() bool { return o.much && o.r != nil && !o.stays }
 
 // late tells whether the deadline is over.
 func (o *output) late() bool {
@@ -150,12 +166,14 @@ func (o *output) watch() {
 	}
 }
 
-// unwatch ends that. It is false, and there will be no other try, if there is no
-// descriptor to be had for it: the poller lets go of a pipe when its own is closed.
+// unwatch ends that, if there is a descriptor to be had for it: the poller lets go of
+// a pipe when its own is closed.
 func (o *output) unwatch() bool {
 	fd, err := dup(o.r)
 	if err != nil {
-		o.stays = true
+		o.much = false
+		o.passage.close()
+		o.passage.broken = true
 		return false
 	}
 	o.mu.Lock()
@@ -176,10 +194,11 @@ func dup(f *os.File) (fd int, err error) {
 }
 
 // drain takes what the pipe holds, at most limit bytes if that is not negative; if
-// it is, only until there is reason to rush. It tells whether the pipe is at its end.
+// it is, only until that is much and the passage for it opens. It tells whether the
+// pipe is at its end.
 func (o *output) drain(fd uintptr, limit int64) (end bool) {
 	var buf []byte
-	if o.passage == nil && o.memory.Take(pipeBuffer) {
+	if o.memory.Take(pipeBuffer) {
 		defer o.memory.Give(pipeBuffer)
 		large := pipeBuffers.Get().(*[]byte)
 		defer pipeBuffers.Put(large)
@@ -187,35 +206,28 @@ func (o *output) drain(fd uintptr, limit int64) (end bool) {
 	} else {
 		buf = make([]byte, smallPipeBuffer)
 	}
-	for limit != 0 {
-		if limit < 0 && (o.rushes() || o.late()) {
-			return false // late: what writes without a pause would keep us here for ever
+	for total := 0; limit != 0; {
+		if limit < 0 && o.late() {
+			return false // what writes without a pause would keep us here for ever
 		}
-		n, err := o.take(fd, buf)
+		n, err := retry(func() (int, error) { return unix.Read(int(fd), buf) })
 		if errors.Is(err, unix.EAGAIN) {
 			return false
 		}
 		if n <= 0 {
 			return true
 		}
-		o.much = n >= smallPipeBuffer
+		o.keep(buf[:n])
 		if limit > 0 {
 			limit = max(0, limit-int64(n))
+		} else if total += n; total >= pipeBuffer {
+			if o.much = o.passage.open(fd); o.much {
+				return false
+			}
+			total = 0
 		}
 	}
 	return false
-}
-
-// take takes what the pipe holds, or some of it.
-func (o *output) take(fd uintptr, buf []byte) (n int, err error) {
-	if o.much && o.passage.open(fd) {
-		return o.passage.move(fd)
-	}
-	n, err = retry(func() (int, error) { return unix.Read(int(fd), buf) })
-	if n > 0 {
-		o.keep(buf[:n])
-	}
-	return n, err
 }
 
 func (o *output) keep(p []byte) {

@@ -38,17 +38,17 @@ const endVariable = "HF_TEST_END"
 // toTheEnd runs the tests in a process of their own, and fails if they did not come to
 // their end: one that became another program by execve(2), as hf-exec does, would end
 // all that follow it, with the status of that program.
-func toTheEnd(m *testing.M) int {
+func toTheEnd(run func() int) int {
 	if end := os.Getenv(endVariable); end != "" {
 		_ = os.Unsetenv(endVariable)
-		status := m.Run()
+		status := run()
 		if err := os.WriteFile(end, nil, 0o600); err != nil {
 			panic(err)
 		}
 		return status
 	}
 	if slices.Contains(os.Args, "-test.fuzzworker") {
-		return m.Run()
+		return run()
 	}
 	dir, err := os.MkdirTemp("", "end")
 	if err != nil {
