@@ -23,6 +23,10 @@ LDFLAGS := $(shell cat cmd/hf/ldflags) -X github.com/hyperfleet/init/applets/int
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOTESTSUM := gotest.tools/gotestsum@v1.13.0
 
+# A machine with other work loses its time now and then, an emulated one above all. Up
+# to two tests that fail are run once more, and are listed as failures in any case.
+gotestsum = go run $(GOTESTSUM) --format standard-quiet --rerun-fails=1 --rerun-fails-max-failures=2 --rerun-fails-run-root-test
+
 # A pure Go program is static and needs no C compiler for any architecture.
 gobuild = CGO_ENABLED=0 GOOS=linux GOARCH=$(1) go build -trimpath -ldflags "$(LDFLAGS)" -o "$(2)" ./cmd/hf
 init    = $(BUILD_DIR)/init-$(ARCH)
@@ -83,8 +87,8 @@ deps-test: hf-vm
 # VMs last: they take the longest and prove the least when a unit test fails.
 test: deps-test ## everything: vet, unit, race, fuzz, namespace and VM tests
 	go vet ./...
-	go test -timeout 20m ./...
-	CGO_ENABLED=1 go test -timeout 20m -race ./...
+	$(gotestsum) --packages=./... -- -timeout 20m
+	CGO_ENABLED=1 $(gotestsum) --packages=./... -- -timeout 20m -race
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=2s
 	@$(MAKE) --no-print-directory test-vm
 
@@ -99,11 +103,8 @@ fuzz: ## each fuzz target for FUZZTIME
 			grep -qx ' *context deadline exceeded' $(BUILD_DIR)/fuzz.log || { cat $(BUILD_DIR)/fuzz.log; exit 1; }; \
 	done
 
-# An emulated machine on a machine with other work loses its time now and then. Up to
-# two tests that fail are run once more, and are listed as failures at the end in any case.
 test-vm: deps-test ## the tests in real VMs alone
-	HF_VM=1 go run $(GOTESTSUM) --format standard-quiet --rerun-fails=1 --rerun-fails-max-failures=2 --rerun-fails-run-root-test \
-		--packages=./cmd/hf-vm/... -- -count=1 -timeout 30m $(TESTFLAGS)
+	HF_VM=1 $(gotestsum) --packages=./cmd/hf-vm/... -- -count=1 -timeout 30m $(TESTFLAGS)
 
 test-nested: deps-test ## the tests from a host's side where KVM and vhost-vsock must be emulated: minutes
 	HF_NESTED=1 HF_VM=1 go test -count=1 -timeout 60m -v -run '^TestVMHost$$' ./cmd/hf-vm
