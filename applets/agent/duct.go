@@ -21,12 +21,12 @@ func newDuct(size int) (*duct, error) {
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
 		return nil, err
 	}
-	widen(uintptr(p[1]), size)
+	resizePipe(uintptr(p[1]), size)
 	return &duct{p[0], p[1]}, nil
 }
 
-// widen makes a pipe hold size bytes, if it may.
-func widen(pipe uintptr, size int) { _, _ = unix.FcntlInt(pipe, unix.F_SETPIPE_SZ, size) }
+// resizePipe makes a pipe hold size bytes, if it may.
+func resizePipe(pipe uintptr, size int) { _, _ = unix.FcntlInt(pipe, unix.F_SETPIPE_SZ, size) }
 
 func (d *duct) close() {
 	if d != nil {

@@ -126,7 +126,10 @@ const mostQuiet = 10
 // take twice as long. It watches a timer instead.
 func (o *output) rush(pipe uintptr) (end bool) {
 	o.much = false
-	defer o.passage.close()
+	defer func() {
+		o.passage.close()
+		resizePipe(pipe, pipeBuffer) // no more, unless it is full
+	}()
 	t, err := newTimer()
 	if err != nil {
 		o.passage.broken = true

@@ -110,7 +110,10 @@ func TestRush(t *testing.T) {
 			return r.unwatched()
 		})
 	}
-	watched := func() bool { return !r.unwatched() && r.memory.inUse() == 0 }
+	watched := func() bool {
+		capacity, err := unix.FcntlInt(uintptr(r.w), unix.F_GETPIPE_SZ, 0)
+		return !r.unwatched() && r.memory.inUse() == 0 && capacity == pipeBuffer && err == nil
+	}
 	for range 100 {
 		if err := r.write(5000); err != nil || r.unwatched() {
 			t.Fatalf("not watched for 5000 bytes, or %v", err)

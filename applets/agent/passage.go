@@ -51,7 +51,7 @@ func (p *passage) open(pipe uintptr) bool {
 		memory.Give(2 * p.size)
 		return false
 	}
-	widen(pipe, p.size)
+	resizePipe(pipe, p.size)
 	return true
 }
 
