@@ -177,11 +177,11 @@ func TestRun(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	file := filepath.Join(t.TempDir(), "bench.json")
-	out, err := exec.Command(bench, "-short", "-no-vm", "-row", "^(ping|boot: exec|exec: on a new)", "-json", file).CombinedOutput()
+	out, err := exec.Command(bench, "-short", "-no-vm", "-row", "^(ping|boot: exec|exec: on a new|output)", "-json", file).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	for _, want := range []string{"boot: exec of /init → listening", "ping: on a kept connection", "exec: on a new connection", " reached\n"} {
+	for _, want := range []string{"boot: exec of /init → listening", "ping: on a kept connection", "exec: on a new connection", "output: written 4 KiB at a time", " reached\n"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}

@@ -186,7 +186,7 @@ func (s *suite) resident(name string) (sum int, err error) {
 }
 
 func (s *suite) measure() error {
-	groups := []func() error{s.booted, s.latency, s.execs, s.files, s.streams, s.jobs, s.peaks}
+	groups := []func() error{s.booted, s.latency, s.execs, s.files, s.streams, s.outputs, s.jobs, s.peaks}
 	if s.growth {
 		groups = append(groups, s.orphans, s.growConnections, s.growFiles, s.growProcesses)
 	}
