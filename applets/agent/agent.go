@@ -246,12 +246,13 @@ func (a *Agent) beginStream(c *conn) error {
 
 // endStream gives the place of c back, if it has one.
 func (a *Agent) endStream(c *conn) {
+	if !c.streaming { // which only its own goroutine says
+		return
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if c.streaming {
-		a.streams--
-		c.streaming = false
-	}
+	a.streams--
+	c.streaming = false
 }
 
 func (a *Agent) isStopping() bool {

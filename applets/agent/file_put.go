@@ -223,7 +223,7 @@ func (u *upload) commit(a *Agent, f *os.File) error {
 	if u.put.Partial != "" {
 		// Until it has its name nobody else may go on with it: a second
 		// descriptor holds the lock when replace has closed the first.
-		lock, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		lock, err := dup(f)
 		if err != nil {
 			return err
 		}

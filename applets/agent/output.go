@@ -31,7 +31,6 @@ type output struct {
 	truncated bool
 	sink      func(p []byte)            // takes what comes, instead of the spool
 	passage   *passage                  // for what is for sink, while that is much; or nil
-	much      bool                      // it is, and the passage is open
 	held      bool                      // something held the pipe open at the deadline
 	fd        int                       // of the pipe, while there is no r
 	mu        sync.Mutex                // guards that there is one, and its deadline
@@ -97,7 +96,7 @@ func (o *output) follow() (done bool) {
 	end := false
 	err = raw.Read(func(fd uintptr) bool {
 		end = o.drain(fd, -1)
-		return end || o.much
+		return end || o.passage.isOpen()
 	})
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		// Whatever the command wrote before it ended is among the next bytes: the
@@ -125,7 +124,6 @@ const mostQuiet = 10
 // pipe that it watches wakes it, which makes a command that writes 4 KiB at a time
 // take twice as long. It watches a timer instead.
 func (o *output) rush(pipe uintptr) (end bool) {
-	o.much = false
 	defer func() {
 		o.passage.close()
 		resizePipe(pipe, pipeBuffer) // no more, unless it is full
@@ -174,9 +172,7 @@ func (o *output) watch() {
 func (o *output) unwatch() bool {
 	fd, err := dup(o.r)
 	if err != nil {
-		o.much = false
-		o.passage.close()
-		o.passage.broken = true
+		o.passage.broken = true // and is as wide as it counts until the end
 		return false
 	}
 	o.mu.Lock()
@@ -224,7 +220,7 @@ func (o *output) drain(fd uintptr, limit int64) (end bool) {
 		if limit > 0 {
 			limit = max(0, limit-int64(n))
 		} else if total += n; total >= pipeBuffer {
-			if o.much = o.passage.open(fd); o.much {
+			if o.passage.open(fd) {
 				return false
 			}
 			total = 0

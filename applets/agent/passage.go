@@ -55,6 +55,9 @@ func (p *passage) open(pipe uintptr) bool {
 	return true
 }
 
+// isOpen tells whether what comes is to go through the passage.
+func (p *passage) isOpen() bool { return p != nil && p.duct != nil && !p.broken }
+
 func (p *passage) close() {
 	if p != nil && p.duct != nil {
 		p.duct.close()
