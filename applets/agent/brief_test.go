@@ -4,12 +4,11 @@ package agent
 
 import (
 	"io"
-	"net"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/hyperfleet/init/applets/internal/agenttest"
 	"github.com/hyperfleet/init/applets/wire"
 )
 
@@ -18,17 +17,7 @@ import (
 // others in time.
 func TestBrief(t *testing.T) {
 	l := serve(t, testLimits())
-	listener, err := net.Listen("unix", filepath.Join(shortDir(t), "s"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	far := dial(t, listener.Addr().String())
-	near, err := listener.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer near.Close()
+	far, near := agenttest.Pair(t)
 	client := newConn(near, testLimits(), &share{})
 	// try tells what brief found: whether the command has ended, and its output.
 	try := func(script string, limit time.Duration) (over, ended bool, said string, took time.Duration) {

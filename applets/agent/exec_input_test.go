@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hyperfleet/init/applets/client"
+	"github.com/hyperfleet/init/applets/internal/agenttest"
 	"github.com/hyperfleet/init/applets/wire"
 	"golang.org/x/sys/unix"
 )
@@ -95,25 +95,13 @@ func TestEndOfFullTerminal(t *testing.T) {
 		})
 		return full
 	})
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var ends [2]net.Conn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "socket")
-		if ends[i], err = net.FileConn(f); err != nil {
-			t.Fatal(err)
-		}
-		defer ends[i].Close()
-		_ = f.Close()
-	}
-	c := newConn(ends[0], testLimits(), nil)
+	far, near := agenttest.Pair(t)
+	c := newConn(near, testLimits(), nil)
 	s := &stream{FrameReader: wire.NewFrameReader(c), conn: c}
 	in := &input{streamed: &streamed{stdin: ours, terminal: true}, from: s}
 	ended := make(chan error, 1)
 	go func() { ended <- in.end() }()
-	_ = ends[1].Close()
+	_ = far.Close()
 	select {
 	case err := <-ended:
 		if !errors.Is(err, errGone) {

@@ -93,12 +93,7 @@ func serve(t testing.TB, limits Limits) *live {
 			return
 		}
 		// Sessions are nobody's to wait for.
-		for a.memory.inUse() != 0 && ctx.Err() == nil {
-			time.Sleep(time.Millisecond)
-		}
-		if used := a.memory.inUse(); used != 0 {
-			t.Errorf("%d bytes were never given back", used)
-		}
+		eventually(t, "all memory is given back", func() bool { return a.memory.inUse() == 0 })
 	})
 	return &live{a, socket, group}
 }

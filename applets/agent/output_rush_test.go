@@ -5,13 +5,13 @@ package agent
 import (
 	"io"
 	"net"
-	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hyperfleet/init/applets/internal/agenttest"
 	"github.com/hyperfleet/init/applets/internal/logging"
 	"github.com/hyperfleet/init/applets/wire"
 )
@@ -29,23 +29,15 @@ type rushed struct {
 
 func newRushed(t *testing.T) *rushed {
 	t.Helper()
-	listener, err := net.Listen("unix", filepath.Join(shortDir(t), "s"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	r := &rushed{far: dial(t, listener.Addr().String()), memory: newBudget(16<<20, patience)}
-	near, err := listener.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = near.Close() })
+	far, near := agenttest.Pair(t)
+	r := &rushed{far: far, memory: newBudget(16<<20, patience)}
 	c := newConn(near, testLimits(), &share{budget: r.memory})
 	c.state.Store(endless)
 	s := &stream{FrameWriter: wire.NewFrameWriter(c), conn: c}
 	r.output = newOutput(0, c.memory, nil)
 	r.passage = s.newPassage(wire.KindStdout, func() { r.lost.Store(true) })
 	r.sink = func(p []byte) { _, _ = s.Bytes(wire.KindStdout, p) }
+	var err error
 	if r.w, err = r.pipe(); err != nil {
 		t.Fatal(err)
 	}

@@ -6,18 +6,18 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"runtime"
 	"testing"
 	"time"
 
+	"github.com/hyperfleet/init/applets/internal/agenttest"
 	"golang.org/x/sys/unix"
 )
 
 // TestReader: it reads what its connection does, in whatever pieces and pauses, and
 // ends as that does.
 func TestReader(t *testing.T) {
-	far, near := unixPair(t)
+	far, near := agenttest.Pair(t)
 	r := NewReader(near)
 	if _, ok := r.(*reader); !ok {
 		t.Fatalf("%T", r)
@@ -45,7 +45,7 @@ func TestReader(t *testing.T) {
 // TestReaderEnds: a deadline and a close end a read, also one that waits for what
 // follows much.
 func TestReaderEnds(t *testing.T) {
-	far, near := unixPair(t)
+	far, near := agenttest.Pair(t)
 	r := NewReader(near)
 	much := make([]byte, muchRead)
 	for _, end := range []struct {
@@ -71,7 +71,7 @@ func TestReaderEnds(t *testing.T) {
 
 // TestReaderFailure: the error is that of the system.
 func TestReaderFailure(t *testing.T) {
-	far, near := unixPair(t)
+	far, near := agenttest.Pair(t)
 	_, _ = near.Write([]byte("unread"))
 	_ = far.Close()
 	if n, err := NewReader(near).Read(make([]byte, 1)); n != 0 || !errors.Is(err, unix.ECONNRESET) {
@@ -87,7 +87,7 @@ func TestNewReader(t *testing.T) {
 	if got := NewReader(a); got != io.Reader(a) {
 		t.Errorf("%T", got)
 	}
-	_, near := unixPair(t)
+	_, near := agenttest.Pair(t)
 	wrapped := struct{ *net.UnixConn }{near}
 	if got := NewReader(wrapped); got != io.Reader(wrapped) {
 		t.Errorf("%T", got)
@@ -121,23 +121,4 @@ func TestSoon(t *testing.T) {
 	if n := moments.Load(); n != 0 {
 		t.Errorf("%d wait", n)
 	}
-}
-
-func unixPair(t *testing.T) (far, near *net.UnixConn) {
-	t.Helper()
-	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	a, err := net.Dial("unix", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = a.Close(); _ = b.Close() })
-	return a.(*net.UnixConn), b.(*net.UnixConn)
 }
